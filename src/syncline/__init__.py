@@ -71,7 +71,8 @@ if TYPE_CHECKING:
     from syncline.node.session_calls import SessionFuture
     from syncline.node.settings.load import add_config_flags, load_config
     from syncline.node.startups import Startup
-    from syncline.node.stats import MemberProgress, SnapshotInfo, Stats
+    from syncline.node.stats import MemberProgress, SnapshotInfo, Stats, Timings
+    from syncline.platform.distribution import Distribution
     from syncline.sessions.entries import OnceKey
     from syncline.transport.messages import PeerStats, Refusal
     from syncline.transport.tls import PeerTls
@@ -106,7 +107,8 @@ _HOMES: Final = {
     "syncline.node.quorum_loss.report": ("RecoveryReport", "VoterLine"),
     "syncline.node.raft": ("Raft",),
     "syncline.node.role": ("Role",),
-    "syncline.node.stats": ("MemberProgress", "SnapshotInfo", "Stats"),
+    "syncline.platform.distribution": ("Distribution",),
+    "syncline.node.stats": ("MemberProgress", "SnapshotInfo", "Stats", "Timings"),
     "syncline.sessions.entries": ("OnceKey",),
     "syncline.transport.messages": ("PeerStats", "Refusal"),
     "syncline.transport.tls": ("PeerTls",),
@@ -127,6 +129,7 @@ __all__ = [
     "DigestingFSM",
     "DiskSlow",
     "DiskSpaceLow",
+    "Distribution",
     "DurableFSM",
     "Entry",
     "Event",
@@ -166,6 +169,7 @@ __all__ = [
     "StateRestored",
     "Stats",
     "Store",
+    "Timings",
     "UpgradeStatus",
     "VoterLine",
     "__version__",

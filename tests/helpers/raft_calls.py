@@ -54,7 +54,7 @@ CALLS: Final[dict[str, Call]] = {
 }
 """With sound arguments."""
 
-VIEWS: Final = ("membership", "stats", "peers", "upgrade_status")
+VIEWS: Final = ("membership", "stats", "timings", "peers", "upgrade_status")
 """What there is to know: they change nothing, and answer everywhere and always."""
 
 AFTER_END: Final = ("answer_asks", "close", "hint", "events")

@@ -122,7 +122,7 @@ def rows(text: str) -> Iterator[tuple[str, list[str]]]:
 def exists(name: str) -> bool:
     """Whether it is a public name: `Raft.apply`, `NotLeader`, `syncline.blocking`, or a metric."""
     if name.startswith("syncline_"):
-        return name in METRIC.findall((ROOT / "src/syncline/server/telemetry.py").read_text())
+        return any(name in METRIC.findall(path.read_text()) for path in (ROOT / "src/syncline/server").glob("*.py"))
     first, *rest = name.split(".")
     homes: list[Any] = [syncline, errors, testing, machines]
     found = next((getattr(home, first) for home in homes if first in home.__all__), None)

@@ -18,7 +18,7 @@ import pytest
 import syncline
 import syncline.client
 import syncline.testing
-from syncline import FSM, Entry, Raft
+from syncline import FSM, Distribution, Entry, Raft
 from syncline.client import AsyncClient
 from syncline.errors import Rejected
 from syncline.node import fsm, ids
@@ -37,7 +37,7 @@ from tests.helpers.node_cluster import Listing, cluster, until
 from tests.helpers.ports import free_block
 
 SILENT = {
-    "Raft.membership", "Raft.stats", "Raft.peers", "Raft.upgrade_status", "AsyncClient.close",
+    "Raft.membership", "Raft.stats", "Raft.timings", "Raft.peers", "Raft.upgrade_status", "AsyncClient.close",
     "AsyncClient.transaction",
     "KvServer.close", "KvServer.drain", "RaftCluster.close", "RaftCluster.heal", "RaftCluster.slow_disk",
 }  # fmt: skip
@@ -52,10 +52,10 @@ the others."""
 
 RAFT_EXAMPLES = (
     "apply", "apply_many", "session", "open_session", "apply_once", "end_session", "barrier", "read_index", "read",
-    "verify_leader", "leadership", "every", "reload", "ask_leader", "membership", "stats", "peers", "failed", "events",
-    "snapshot", "upgrade_status", "hold_upgrade", "finalize_upgrade", "demote", "promote", "change_membership",
-    "transfer_leadership", "add_learner", "hint", "update_member", "remove", "replace_member", "add_voter",
-    "answer_asks", "reach_level", "reach_machine_version", "close",
+    "verify_leader", "leadership", "every", "reload", "ask_leader", "membership", "stats", "timings", "peers", "failed",
+    "events", "snapshot", "upgrade_status", "hold_upgrade", "finalize_upgrade", "demote", "promote",
+    "change_membership", "transfer_leadership", "add_learner", "hint", "update_member", "remove", "replace_member",
+    "add_voter", "answer_asks", "reach_level", "reach_machine_version", "close",
 )  # fmt: skip
 """In the order in which they run, on one cluster."""
 
@@ -142,9 +142,18 @@ def test_example_of_registry_renders_a_page() -> None:
     assert b'jobs_done_total{result="good"} 1\njobs_waiting' in page.replace(
         b"# HELP jobs_waiting Jobs that wait.\n# TYPE jobs_waiting gauge\n", b""
     )
-    for method in ("counter", "counters", "gauge", "gauges", "histogram", "histograms", "computed", "computed_summary"):
+    for method in (
+        "counter",
+        "counters",
+        "gauge",
+        "gauges",
+        "histogram",
+        "histograms",
+        "computed",
+        "computed_histogram",
+    ):
         registry = Registry()
-        exec(class_example(getattr(Registry, method)), {"registry": registry})
+        exec(class_example(getattr(Registry, method)), {"registry": registry, "Distribution": Distribution})
         assert registry.render().startswith(b"# HELP "), method
 
 

@@ -60,7 +60,7 @@ async def test_etcd_queues_end_when_their_watch_is_refused() -> None:
     first, second = await calls.lease(), await calls.lease()
     await calls.call(LOCK, {"name": b"l", "lease": first})
     hub: WatchHub = calls.wire.site.watches
-    hub._limits = WatchLimits(max_watches=0)
+    hub.limits = WatchLimits(max_watches=0)
     waiting = calls.start(LOCK, {"name": b"l", "lease": second})
     requests: tuple[Message, ...] = ({"name": b"l"}, {"name": b"nobody"})
     streams = [calls.stream(ELECTION + "Observe", request)[1] for request in requests]

@@ -163,7 +163,7 @@ async def test_etcd_watch_of_a_client_that_leaves_is_released() -> None:
 async def test_etcd_watch_of_a_slow_client_loses_no_event() -> None:
     """What it has not read is dropped at the hub's limit, and read again from the history."""
     wire = await begun()
-    wire.site.watches._limits = WatchLimits(max_unread_bytes=2000)
+    wire.site.watches.limits = WatchLimits(max_unread_bytes=2000)
     await wire.open("watch", create())
     wire.transport.reads_all = False
     for number in range(400):

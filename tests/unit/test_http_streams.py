@@ -324,7 +324,8 @@ async def test_stream_is_observed_once_when_it_begins() -> None:
     seen: list[tuple[str, int]] = []
     feed = Feed()
     wire = Wire(
-        lambda _request, respond: respond(feed.answer()), observe=lambda route, status, _: seen.append((route, status))
+        lambda _request, respond: respond(feed.answer()),
+        observe=lambda route, status, *_: seen.append((route, status)),
     )
     wire.send(get("/"))
     await wire.settle()

@@ -129,7 +129,7 @@ async def test_http_deferred_answers_are_observed_when_they_are_made() -> None:
     def handler(request: object, respond: Respond) -> None:
         respond(Deferred.by(lambda: bare(404, TEXT, b"")))
 
-    wire = Wire(handler, observe=lambda route, status, _seconds: seen.append((route, status)))
+    wire = Wire(handler, observe=lambda route, status, _seconds, *_: seen.append((route, status)))
     wire.transport.reads_all = False
     wire.send(get("/a") * 3)
     await wire.settle()

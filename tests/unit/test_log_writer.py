@@ -246,11 +246,14 @@ def test_groups_are_timed_more_finely_than_a_loop_counts(tmp_path: Path) -> None
 
     async def scenario() -> None:
         world = World(tmp_path)
-        world.writer.observe = times.append
         for index in range(1, 21):
             world.append(row(index, index), HardState(2), answer=index)
             await world.until(lambda index=index: world.delivered[-1:] == [index])  # type: ignore[misc]
-        assert world.writer.syncs == 20
+            times.append(world.writer.last_sync_s)
+        assert world.writer.syncs == sum(world.writer.group_times.counts) == sum(world.writer.sync_times.counts) == 20
+        assert 0 < world.writer.sync_times.sum <= world.writer.group_times.sum
+        assert world.writer.durable_index == 20
+        assert world.writer.written_bytes > 0
         assert abs(world.writer.sync_s - sum(times)) < 1e-9
         await world.close()
 

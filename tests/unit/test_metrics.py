@@ -17,9 +17,11 @@ from syncline.kv.store import KeyStore
 from syncline.kv.watch import WatchLimits
 from syncline.node.ids import NodeId
 from syncline.node.member_registry import Member, Membership
-from syncline.node.stats import MemberProgress, Stats
+from syncline.node.stats import MemberProgress, Stats, Timings
+from syncline.platform.distribution import Distribution
 from syncline.server.metrics import MAX_LABELLED, OTHER, Registry, Sample
-from syncline.server.telemetry import HttpTelemetry, add_node_metrics, add_process_metrics, add_watch_metrics
+from syncline.server.process_metrics import add_process_metrics
+from syncline.server.telemetry import HttpTelemetry, add_node_metrics, add_watch_metrics
 from syncline.transport.messages import PeerStats
 from tests.helpers.watches import WatchedNode, WatchReader, settle
 
@@ -85,7 +87,9 @@ def test_the_format_to_the_letter() -> None:
     durations = registry.histogram("seconds", "How long.", (0.1, 1))
     for value in (0.05, 0.1, 0.5, 7):
         durations.observe(value)
-    registry.computed_summary("syncs", "How long.", lambda: (2, 0.25))
+    syncs = Distribution((0.5,))
+    syncs.observe(0.25)
+    registry.computed_histogram("syncs", "How long.", lambda: syncs)
     assert registry.render().decode() == (
         "# HELP requests_total Asked\\nfor \\\\ twice.\n"
         "# TYPE requests_total counter\n"
@@ -101,9 +105,11 @@ def test_the_format_to_the_letter() -> None:
         "seconds_sum 7.65\n"
         "seconds_count 4\n"
         "# HELP syncs How long.\n"
-        "# TYPE syncs summary\n"
+        "# TYPE syncs histogram\n"
+        'syncs_bucket{le="0.5"} 1\n'
+        'syncs_bucket{le="+Inf"} 1\n'
         "syncs_sum 0.25\n"
-        "syncs_count 2\n"
+        "syncs_count 1\n"
     )
 
 
@@ -240,7 +246,8 @@ STATS = Stats(
     membership_index=4, lag=2, proposals_pending=5, proposals_failed=6, reads_pending=7, leader_changes=2,
     snapshots_taken=1, snapshots_installed=0, log_bytes=4096, log_syncs=40, log_sync_s=0.5, log_last_sync_s=0.01,
     loop_lag_s=0.002, messages_refused=1,
-    progress={1: MemberProgress(95, 0, True, "replicate"), 2: MemberProgress(90, 5, False, "probe")},
+    progress={1: MemberProgress(95, 0, True, "replicate"), 2: MemberProgress(90, 5, False, "probe", "", 700, 1.5)},
+    elections={"transfer": 1, "start": 2}, leaderships_ended={"lost_quorum": 3},
 )  # fmt: skip
 
 
@@ -251,6 +258,10 @@ class FakeNode:
         self.figures = STATS
         self.last_contact_s: float | None = 0.0
         self.rtt_s: float | None = 0.004
+        self.distributions = Timings(*(Distribution() for _ in Timings.__struct_fields__))
+
+    def timings(self) -> Timings:
+        return self.distributions
 
     def stats(self) -> Stats:
         return self.figures
@@ -272,6 +283,7 @@ class FakeNode:
 
 def test_what_a_node_tells() -> None:
     registry, node, store = Registry(), FakeNode(), KeyStore()
+    node.distributions.log_syncs.observe(0.004)
     store.put(b"k", b"v", 0, 1)
     add_node_metrics(registry, node, lambda: store, name="a")
     add_process_metrics(registry)
@@ -281,13 +293,21 @@ def test_what_a_node_tells() -> None:
     assert plain["syncline_server_is_leader"] == 1
     assert plain["syncline_server_is_learner"] == 0
     assert plain["syncline_server_proposals_committed_total"] == 90
-    assert plain["syncline_disk_wal_fsync_duration_seconds_count"] == 40
+    assert plain["syncline_disk_wal_fsync_duration_seconds_count"] == 1
     assert plain["syncline_mvcc_current_revision"] == plain["syncline_mvcc_keys"] == 1
     assert plain["process_cpu_seconds_total"] > 0
     peer = (("id", f"{2:016x}"), ("name", 'b"evil'))
     assert samples["syncline_network_peer_sent_bytes_total"] == {peer: 10}
     assert samples["syncline_raft_member_lag_entries"][peer] == 5
+    assert samples["syncline_raft_member_lag_bytes"][peer] == 700
+    assert samples["syncline_raft_member_lag_seconds"][peer] == 1.5
     assert samples["syncline_raft_member_active"][peer] == 0
+    assert samples["syncline_server_elections_total"] == {(("reason", "transfer"),): 1, (("reason", "start"),): 2}
+    assert samples["syncline_server_leaderships_ended_total"] == {(("reason", "lost_quorum"),): 3}
+    assert plain["process_open_fds"] < plain["process_max_fds"]
+    assert plain["process_resident_memory_bytes"] > 1 << 20
+    assert plain["syncline_process_threads"] >= 1
+    assert plain["process_start_time_seconds"] > 1.6e9
     assert all(name.startswith(("syncline_", "process_")) for name in types)
 
     node.figures = msgspec.structs.replace(STATS, role="follower", leader=None, progress={})

@@ -207,7 +207,7 @@ async def test_watch_from_a_compacted_revision_is_410_with_the_oldest() -> None:
 
 async def test_more_watches_than_the_node_takes_are_429() -> None:
     wire = WatchWire()
-    wire.site.watches._limits = WatchLimits(max_watches=0)
+    wire.site.watches.limits = WatchLimits(max_watches=0)
     for target in ("/watch?key=a", "/key/a?wait=30s"):
         answer = await wire.ask_as("x", "GET", target, b"")
         assert (answer.status, error_in(answer)["code"]) == (429, "limit")

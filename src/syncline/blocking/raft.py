@@ -25,7 +25,7 @@ from syncline.node.member_registry import Membership
 from syncline.node.quorum_loss.report import RecoveryReport
 from syncline.node.raft import Raft
 from syncline.node.role import Role
-from syncline.node.stats import SnapshotInfo, Stats
+from syncline.node.stats import SnapshotInfo, Stats, Timings
 from syncline.platform.once import start_once
 from syncline.platform.world import World
 from syncline.transport.messages import PeerStats
@@ -232,6 +232,16 @@ class BlockingRaft(BlockingAdministration[R], BlockingLeaderOperations[R], Gener
         Its arguments and errors are those of `syncline.Raft.stats`.
         """
         return self._look(lambda raft: raft.stats())
+
+    def timings(self) -> Timings:
+        """How long syncs, commits, applies and reads took since the start.
+
+            syncs = raft.timings().log_syncs
+            mean_s = syncs.sum / max(1, sum(syncs.counts))
+
+        Its arguments and errors are those of `syncline.Raft.timings`.
+        """
+        return self._look(lambda raft: raft.timings())
 
     def peers(self) -> dict[int, PeerStats]:
         """The links to the peers, by id (`NodeId`).

@@ -62,6 +62,9 @@ _COMMANDS: Final = {
         "syncline.cli.backup.command:backup",
         "Save the state of a cluster, check a backup, begin a new cluster from one.",
     ),
+    "doctor": ("syncline.cli.doctor.command:doctor", "Check this machine for a node."),
+    "debug": ("syncline.cli.debug.command:debug", "Make a bundle for a bug report, without secrets."),
+    "bench": ("syncline.cli.bench.command:bench", "Measure what to expect of this machine, or of a cluster."),
     "recover": ("syncline.cli.recover.command:recover", "After a lost quorum, start a new cluster from one node."),
 }
 

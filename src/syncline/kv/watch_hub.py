@@ -83,7 +83,7 @@ class WatchHub:
             leaderless=self._end_leaderless,
             confirmed=self._is_confirmed,
         )
-        self._limits = limits or WatchLimits()
+        self.limits: WatchLimits = limits or WatchLimits()
         self._watches: dict[KeyWatch[object], None] = {}
         self._owned: Counter[Hashable] = Counter()
         self._live: WatchIndex[KeyWatch[object]] = WatchIndex()
@@ -380,7 +380,7 @@ class WatchHub:
 
     def _give(self, watch: KeyWatch[object], revision: int, message: object, size_bytes: int, count: int) -> None:
         assert revision >= watch.next, "a watch is given no revision twice, and none before its first"
-        unread_bytes, limits = watch.unread_bytes, self._limits
+        unread_bytes, limits = watch.unread_bytes, self.limits
         if (
             unread_bytes
             and watch.phase == LIVE
@@ -422,7 +422,7 @@ class WatchHub:
             watch.fail(error)
 
     def _check_limits(self, owner: Hashable | None) -> None:
-        limits = self._limits
+        limits = self.limits
         if len(self._watches) >= limits.max_watches:
             raise LimitReached(f"this node has {limits.max_watches} watches already; use another node")
         if owner is not None and self._owned[owner] >= limits.max_owner_watches:

@@ -115,6 +115,8 @@ class Applied(msgspec.Struct):
     """Whether the last entry has replaced the state by that of a snapshot (`Raft.restore`)."""
     time_s: float = 0.0
     """The time of the last entry (`EntryTimes`)."""
+    took_s: float = 0.0
+    """Seconds that the entries took."""
 
 
 class Restored(msgspec.Struct, frozen=True):
@@ -385,12 +387,14 @@ class Applier:
         """
         entries, interval = work.entries, self.digests.interval
         room = room_before_point(entries[0].index, interval)
+        begun_s = self._now_s()
         if self._on_loop:
             done = self._apply(entries if room >= len(entries) else entries[:room])
+            done.took_s = self._now_s() - begun_s
         else:
-            begun_s = self._now_s()
             done = self._apply(entries[: min(room, self._pace.entries)])
-            self._pace.took(done.last_index - done.first_index + 1, self._now_s() - begun_s)
+            done.took_s = self._now_s() - begun_s
+            self._pace.took(done.last_index - done.first_index + 1, done.took_s)
         index = done.last_index
         if not index % interval:
             done.at_point = True

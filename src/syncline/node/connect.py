@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from syncline.consensus.types import NONE
 from syncline.node.addresses import Addresses
 from syncline.node.append_pacing import AppendPacing
@@ -19,6 +21,7 @@ from syncline.node.node_log import NodeLog
 from syncline.node.runtime import Driver
 from syncline.node.settlement import Settlement
 from syncline.node.snapshots import SnapshotCallbacks, SnapshotParts, Snapshotter
+from syncline.node.stage_times import StageTimes
 
 __all__ = ["connect", "membership_operations"]
 
@@ -38,8 +41,16 @@ def connect(driver: Driver, parts: Parts) -> None:
         fail=driver.fail,
     )
     driver.node_log = NodeLog(
-        core, book, transport.stats, driver.loop.time, name=config.name, election_s=config.election_s
+        core,
+        book,
+        transport.stats,
+        driver.loop.time,
+        name=config.name,
+        election_s=config.election_s,
+        contact_s=partial(_contact_s, driver),
+        late_s=driver.late_s,
     )
+    driver.stages = StageTimes(parts.writer.now_s)
     driver.first_election = FirstElection(core, lambda peer: transport.directory_of(peer) is not None)
     driver.settlement = Settlement(core, book, parts.writer, send=transport.send, changed=driver.running.wake)
     driver.promises = Promises(
@@ -77,6 +88,11 @@ def connect(driver: Driver, parts: Parts) -> None:
         driver.asking,
         driver.applied_index,
     )
+
+
+def _contact_s(driver: Driver) -> float | None:
+    """The age of the last message of the leader, or of the leader before; None before the first."""
+    return None if driver.leader_contact_s is None else driver.loop.time() - driver.leader_contact_s
 
 
 def membership_operations(driver: Driver) -> Changes:

@@ -26,6 +26,7 @@ from typing import Final
 import msgspec
 
 from syncline.consensus.types import HardState, Message, MessageType
+from syncline.platform.distribution import Distribution
 from syncline.platform.worker import Workers
 from syncline.storage.stored_log import StoredLog
 from syncline.storage.wal.writer import NotBegun, Wal, WalWrite, WriteResult
@@ -80,7 +81,7 @@ class LogWriter:
         self._durable = durable
         self._failed = failed
         self._loop = asyncio.get_running_loop()
-        self._now_s = workers.now_s
+        self.now_s: Callable[[], float] = workers.now_s
         self._group: list[_Append] = []
         """The group that is being written."""
         self._gathering: list[_Append] = []
@@ -101,8 +102,15 @@ class LogWriter:
         self.syncs: int = 0
         self.sync_s: float = 0.0
         self.last_sync_s: float = 0.0
-        self.observe: Callable[[float], None] | None = None
-        """Called with the duration of each group, from its first append's queueing."""
+        self.written_bytes: int = 0
+        """Bytes of entries and what else was written since the start."""
+        self.durable_index: int = 0
+        """The last entry of the last group; 0 before the first."""
+        self.group_times: Distribution = Distribution()
+        """Of each group, from its first append's queueing to its durability."""
+        self.sync_times: Distribution = Distribution()
+        """Of each group's write and sync alone."""
+        self._begun_s = 0.0
         self._flusher = None if on_thread else workers.flusher(wal.file, self._flushed)
         self._worker = workers.start("syncline-log", self._process, self._processed, self._fail)
 
@@ -136,7 +144,7 @@ class LogWriter:
         )
         self._unsettled = False
         if not self._closed:
-            self._gathering.append(_Append(write, list(message.responses), self._now_s()))
+            self._gathering.append(_Append(write, list(message.responses), self.now_s()))
             self._start()
 
     def _on_timer(self) -> None:
@@ -170,7 +178,7 @@ class LogWriter:
     def oldest_s(self) -> float:
         """For how long the oldest append has been waiting to become durable; 0 if there is none."""
         under_way = self._group or self._gathering
-        return self._now_s() - under_way[0].queued_s if under_way else 0.0
+        return self.now_s() - under_way[0].queued_s if under_way else 0.0
 
     async def close(self) -> None:
         """Write what has gathered, deliver what it promised, and end."""
@@ -198,6 +206,7 @@ class LogWriter:
             self._idle.set()
             return
         writes = [append.write for append in self._group]
+        self._begun_s = self.now_s()
         try:
             if self._flusher is not None and writes and not self._compact_to:
                 file = self._wal.begin(writes)
@@ -246,23 +255,25 @@ class LogWriter:
         if self._broken:
             return  # an earlier group's promises were not delivered: these must not overtake them
         self._short = False
-        group = self._group
+        group, took_s = self._group, self.now_s() - self._begun_s
         # The next group first: the disk works on it while the responses below are handled.
         self._write_group()
         if result is None:
             return
         try:
+            self.sync_times.observe(took_s)
             self._deliver(group, result)
         except Exception as error:  # noqa: BLE001 - the log in memory and the one on disk may differ: stop
             self._fail(error)
 
     def _deliver(self, group: list[_Append], result: WriteResult) -> None:
-        elapsed = self._now_s() - group[0].queued_s
+        elapsed = self.now_s() - group[0].queued_s
         self.syncs += 1
         self.sync_s += elapsed
         self.last_sync_s = elapsed
-        if self.observe is not None:
-            self.observe(elapsed)
+        self.group_times.observe(elapsed)
+        self.written_bytes += result.size_bytes
+        self.durable_index = result.last_index
         responses: list[Message] = []
         for append in group:
             self._log.appended(append.write, result)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from syncline.consensus.rawnode import RawNode
-from syncline.consensus.types import NONE, MembershipState, NodeId
+from syncline.consensus.types import NONE, MembershipState, NodeId, StateType
 from syncline.errors import SynclineError
 from syncline.node.events import (
     Event,
@@ -23,6 +23,7 @@ from syncline.node.events import (
     SnapshotTaken,
     StateRestored,
 )
+from syncline.node.leader_causes import PLANNED_ENDS, LeaderCauses
 from syncline.node.member_registry import MemberRegistry, members_of
 from syncline.transport.messages import PeerStats
 
@@ -30,11 +31,16 @@ __all__ = ["NodeLog"]
 
 log: logging.Logger = logging.getLogger("syncline.node")
 
+CAMPAIGNS: Final = (StateType.PRE_CANDIDATE, StateType.CANDIDATE)
+
 AGAIN_S: Final = 10.0
 """Between two lines of a node that has no leader."""
 
 PATIENCE_ELECTIONS: Final = 2
 """An election ends within so many election timeouts, if nothing is wrong: until then no line is logged."""
+
+STALL_ELECTIONS: Final = 1 / 2
+"""An event loop that stands still for this part of an election timeout is logged. A whole one costs the leadership."""
 
 
 class NodeLog:
@@ -49,18 +55,23 @@ class NodeLog:
         *,
         name: str,
         election_s: float,
+        contact_s: Callable[[], float | None],
+        late_s: Callable[[], float],
     ) -> None:
         self._core = core
         self._book = book
         self._links = links
         self._clock = clock
         self._name = name
-        self._patience_s = 0.0
+        self._patience_s = self._stall_s = 0.0
+        self.causes: LeaderCauses = LeaderCauses(
+            core, links, label=self.label, contact_s=contact_s, late_s=late_s, clock=clock
+        )
         self.reload(election_s)
         self.term: int = core.term
         self.transferee: NodeId = NONE
         """The logged values: the caller compares, because it checks very often."""
-        self._role = core.state.name.lower()
+        self._state = core.state
         self._leader: NodeId = NONE
         self._leaderless_s: float | None = clock()
         """Since when there is no leader; None while there is one."""
@@ -71,6 +82,7 @@ class NodeLog:
     def reload(self, election_s: float) -> None:
         """Have another election timeout."""
         self._patience_s = PATIENCE_ELECTIONS * election_s
+        self._stall_s = STALL_ELECTIONS * election_s
 
     def label(self, node_id: NodeId) -> str:
         """A node's name and id."""
@@ -88,6 +100,7 @@ class NodeLog:
             log.info("%s: term %d, after term %d", self._own(), term, self.term)
             self.term = term
         if transferee != self.transferee:
+            self.causes.transfers(transferee)
             if transferee != NONE:
                 log.info("%s: transfers the leadership of term %d to %s", self._own(), term, self.label(transferee))
             else:
@@ -97,9 +110,27 @@ class NodeLog:
     def on_state(self) -> None:
         """Write the line of another state of the core."""
         self.look()
-        role = self._core.state.name.lower()
-        log.info("%s: %s in term %d, before: %s", self._own(), role, self.term, self._role)
-        self._role = role
+        before, self._state = self._state, self._core.state
+        if before is StateType.LEADER:
+            reason, why = self.causes.of_end(self._stall_s, self.reachability)
+            level = logging.INFO if reason in PLANNED_ENDS else logging.WARNING
+            log.log(level, "%s: stops leading: %s", self._own(), why, extra={"reason": reason})
+        elif before is StateType.FOLLOWER and self._state in CAMPAIGNS:
+            reason, why = self.causes.of_election(before)
+            text = "%s: starts an election in term %d: %s"
+            log.info(text, self._own(), self.term, why, extra={"reason": reason})
+        log.info("%s: %s in term %d, before: %s", self._own(), self._role, self.term, before.name.lower())
+
+    @property
+    def _role(self) -> str:
+        return self._state.name.lower()
+
+    def on_tick(self, late_s: float) -> None:
+        """Log an event loop that stood still."""
+        if late_s >= self._stall_s:
+            self.causes.stalled(late_s)
+            why = "the process or the machine was paused, or something blocked it"
+            log.warning("%s: the event loop stood still for %.1f s: %s", self._own(), late_s, why)
 
     def on_event(self, event: Event) -> None:
         """Write the line of an event that watchers of the node are told, too."""
@@ -133,6 +164,7 @@ class NodeLog:
         self.look()
         before, self._leader = self._leader, leader
         if leader != NONE:
+            self.causes.follows(leader)
             log.info("%s: the leader of term %d is %s", self._own(), self.term, self.label(leader))
             self._leaderless_s = None
         else:

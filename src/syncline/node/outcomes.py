@@ -47,6 +47,7 @@ def _on_applied(driver: Driver, done: Applied) -> None:
         driver.ignored.note(index, reason)
     driver.applied = done.last_index
     driver.parts.book.time_s = done.time_s
+    driver.stages.applied(done.last_index, done.took_s)
     if done.replaced:
         driver.emit(StateRestored(restored_index=done.last_index))
     if (done.at_point or done.compared is not None) and not _on_digests(driver, done):

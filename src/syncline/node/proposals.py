@@ -106,6 +106,11 @@ class Proposals:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def size_bytes(self) -> int:
+        """What they count for towards `max_bytes`."""
+        return self._bytes
+
     def new(self, loop: asyncio.AbstractEventLoop, size_bytes: int, deadline_s: float) -> ApplyFuture[object]:
         """A future for a proposal of this size. Raises as `add` does."""
         future: ApplyFuture[object] = ApplyFuture(loop=loop)

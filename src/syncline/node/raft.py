@@ -50,7 +50,7 @@ from syncline.node.runtime import Driver
 from syncline.node.session_operations import SessionOperations
 from syncline.node.startup import assemble
 from syncline.node.startups import Startup
-from syncline.node.stats import SnapshotInfo, Stats, collect
+from syncline.node.stats import SnapshotInfo, Stats, Timings, collect, timings
 from syncline.platform.disk import Disk, OsDisk
 from syncline.platform.waiting import result_of
 from syncline.platform.world import World
@@ -385,6 +385,16 @@ class Raft(Restoring[R_co], LeaderOperations[R_co], SessionOperations[R_co]):
         Never waits on anything.
         """
         return collect(self._driver)
+
+    def timings(self) -> Timings:
+        """How long syncs, commits, applies and reads took since the start.
+
+            syncs = raft.timings().log_syncs
+            mean_s = syncs.sum / max(1, sum(syncs.counts))
+
+        Never waits on anything. The distributions are live: they go on counting.
+        """
+        return timings(self._driver)
 
     def peers(self) -> dict[int, PeerStats]:
         """The links to the peers, by id (`NodeId`).

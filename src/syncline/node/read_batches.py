@@ -17,18 +17,21 @@ from syncline.consensus.types import ReadState
 from syncline.errors import DeadlineExceeded, NoLeader, Outcome, SynclineError
 from syncline.node.futures import ReadFuture, settle, settle_error
 from syncline.node.proposals import NO_QUORUM, Deadlines
+from syncline.platform.distribution import Distribution
 
 __all__ = ["ReadBatches"]
 
 
 class _Batch:
-    __slots__ = ("asleep_s", "context", "futures", "index", "started_s")
+    __slots__ = ("asked_s", "asleep_s", "confirmed_s", "context", "futures", "index", "started_s")
 
     def __init__(self) -> None:
         self.futures: list[ReadFuture] = []
         self.context = b""
         self.index = 0
         self.started_s = 0.0
+        self.asked_s = self.confirmed_s = 0.0
+        """By the fine clock: of the first attempt, and of its confirmation."""
         self.asleep_s = 0.0
         """Seconds that the machine had been suspended by then."""
 
@@ -44,7 +47,13 @@ class ReadBatches:
         retry_s: float,
         ask: Callable[[bytes], object],
         asleep_s: Callable[[], float] = float,
+        fine_s: Callable[[], float] = float,
     ) -> None:
+        self._fine_s = fine_s
+        self.waits: Distribution = Distribution()
+        """Of each batch, from its first attempt until it could be answered."""
+        self.last: tuple[float, float, float] = (0.0, 0.0, 0.0)
+        """The batch that was answered last: asked, confirmed, applied, by the fine clock."""
         self._asleep_s = asleep_s
         self._prefix = rng.getrandbits(64).to_bytes(8, "big")
         self._attempt = 0
@@ -103,6 +112,7 @@ class ReadBatches:
                 return
             batch = self._asked = _Batch()
             batch.futures = self._close_gathering()
+            batch.asked_s = self._fine_s()
         elif now_s - batch.started_s < self.retry_s:
             return
         self._attempt += 1
@@ -116,6 +126,7 @@ class ReadBatches:
         if batch is None or state.context != batch.context:
             return
         batch.index = state.index
+        batch.confirmed_s = self._fine_s()
         self._confirmed.append(batch)
         self._asked = None
 
@@ -135,6 +146,8 @@ class ReadBatches:
                 continue
             if batch.started_s >= self.current_as_of_s:
                 self.current_as_of_s, self.asleep_then_s = batch.started_s, batch.asleep_s
+            self.last = batch.asked_s, batch.confirmed_s, self._fine_s()
+            self.waits.observe(self.last[2] - batch.asked_s)
             for future in batch.futures:
                 settle(future, index)
         self._confirmed = waiting

@@ -56,7 +56,9 @@ from syncline.node.role import RoleWatch
 from syncline.node.running import Running
 from syncline.node.settlement import Settlement
 from syncline.node.snapshots import Snapshotter
+from syncline.node.stage_times import StageTimes
 from syncline.node.term_guard import TermGuard
+from syncline.platform.worker import Workers
 from syncline.storage.space import Shortage
 from syncline.transport.messages import (
     AcceptedProposal,
@@ -97,6 +99,7 @@ class Driver:
     snapshotter: Snapshotter
     pacing: AppendPacing
     digests: Digests
+    stages: StageTimes
     forwarding: Forwarding
     asking: Asking
     deliver: Deliver
@@ -108,7 +111,7 @@ class Driver:
         core: RawNode,
         rng: random.Random,
         failed: Callable[[NodeFailed], None],
-        asleep_s: Callable[[], float],
+        workers: Workers,
     ) -> None:
         self.config: Config = config
         self.core: RawNode = core
@@ -125,7 +128,8 @@ class Driver:
             step_s=heartbeat_s,
             retry_s=READS_RETRY_HEARTBEATS * heartbeat_s,
             ask=lambda context: core.read_index(context),  # noqa: PLW0108 - looked up at each call: tests replace it
-            asleep_s=asleep_s,
+            asleep_s=workers.asleep_s,
+            fine_s=workers.now_s,
         )
         self.ignored: Ignored = Ignored(self.loop.time)
         self.term_guard: TermGuard = TermGuard()
@@ -155,6 +159,10 @@ class Driver:
     def applied_index(self) -> int:
         """How far the state machine is."""
         return self.applied
+
+    def late_s(self) -> float:
+        """How late the next tick is."""
+        return max(0.0, self.loop.time() - self._next_tick_s)
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -214,11 +222,13 @@ class Driver:
 
     def _tick(self) -> None:
         now = self.loop.time()
-        self.loop_lag_s = max(0.0, now - self._next_tick_s)
+        self.loop_lag_s = late_s = max(0.0, now - self._next_tick_s)
+        self.stages.loop_lag.observe(late_s)
         # After a pause of the process the missed ticks are left out: they say nothing about the leader.
         self._next_tick_s = max(self._next_tick_s + self.config.heartbeat_s, now)
         self._ticker = self.loop.call_at(self._next_tick_s, self._tick)
         try:
+            self.node_log.on_tick(late_s)
             self._on_tick(now)
         except Exception as error:  # noqa: BLE001 - see `fail`
             self.fail(error)
@@ -242,6 +252,7 @@ class Driver:
             self.leader_contact_s = now
             self._yield_if_disk_stalls()
         self.node_log.tick()
+        self.stages.growth.sample(now, self.core.last_index, self.parts.writer.written_bytes)
         self.recovery_barrier.tick()
         self.settlement.tick()
         self.reconfiguration.tick()
@@ -350,6 +361,7 @@ class Driver:
         if self.running.stopped:
             return
         self._appending = False
+        self.stages.durable(self.parts.writer.durable_index)
         try:
             for response in responses:
                 if response.to == self.core.raft.id:
@@ -390,6 +402,7 @@ class Driver:
                 self.reads.ask(self.loop.time())
             if self.core.raft.log.commit_index != self.commit_notifier.known:
                 self.commit_notifier.look()
+                self.stages.committed(self.commit_notifier.known)
             if self.core.has_ready() and not self.running.stopped:
                 self._carry_out_all()
             self.parts.transport.flush()
@@ -423,6 +436,8 @@ class Driver:
                 return  # a state machine on this loop has failed just now
             if message.to == LOCAL_APPEND:
                 self.parts.transport.flush()  # the peers first: their disks can be busy with it meanwhile
+                if message.entries:
+                    self.stages.stored(message.entries[-1].index, leads=raft.state is StateType.LEADER)
                 self.parts.writer.append(message)
                 if message.snapshot is not None:
                     self._restore(message)

@@ -221,7 +221,7 @@ def _connect(
     def make_room() -> None:
         driver.snapshotter.make_room()
 
-    driver = Driver(config, opened.core, world.rng, failed, world.workers.asleep_s)
+    driver = Driver(config, opened.core, world.rng, failed, world.workers)
     # Before the parts that have threads: a certificate or a file that can't be used leaves none behind.
     transport = _transport(config, world, opened, driver)
     starts = load_starts(world.disk, opened.directory.path)

@@ -6,10 +6,12 @@ import msgspec
 
 from syncline.consensus.types import StateType
 from syncline.node.ids import NodeId
+from syncline.node.intake import MAX_BACKLOG_ENTRIES
 from syncline.node.role import Role, role_of
 from syncline.node.runtime import Driver
+from syncline.platform.distribution import Distribution
 
-__all__ = ["MemberProgress", "SnapshotInfo", "Stats", "collect"]
+__all__ = ["MemberProgress", "SnapshotInfo", "Stats", "Timings", "collect", "timings"]
 
 
 class MemberProgress(msgspec.Struct, frozen=True):
@@ -23,6 +25,10 @@ class MemberProgress(msgspec.Struct, frozen=True):
     state: str
     fault: str = ""
     """Why it is not healthy although it answers, for people; empty if nothing is known against it."""
+    lag_bytes: int = 0
+    """Bytes of the log that it lacks; an estimate."""
+    lag_s: float = 0.0
+    """For how long the leader has had the first entry that the member lacks, to one heartbeat."""
 
 
 class SnapshotInfo(msgspec.Struct, frozen=True):
@@ -93,6 +99,43 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """Open sessions, as this node has applied them (docs/exactly-once.md)."""
     certificate_days_left: float | None = None
     """Days until this node's certificate for peers ends, or its authority if that is sooner; None without TLS."""
+    proposals_bytes: int = 0
+    """What the proposals made here, and not answered, count for."""
+    proposals_max_bytes: int = 0
+    """Above it proposals are refused (`Config.max_pending_bytes`)."""
+    backlog_max_entries: int = 0
+    """Above this `lag` proposals are refused."""
+    log_written_bytes: int = 0
+    """Bytes written to the log since the start."""
+    elections: dict[str, int] = {}
+    """Elections that this node has started, by reason (docs/monitoring.md)."""
+    leaderships_ended: dict[str, int] = {}
+    """How often this node has stopped leading, by reason."""
+
+
+class Timings(msgspec.Struct, frozen=True):
+    """Durations in seconds since the start, as distributions that go on counting."""
+
+    log_groups: Distribution
+    """Appends to the log, in groups, from the first one's queueing to durability."""
+    log_syncs: Distribution
+    """The writing and syncing of a group alone: the disk's part."""
+    commits: Distribution
+    """On the leader: batches of entries, from the log's taking to the commit."""
+    applies: Distribution
+    """Batches of entries in the state machine."""
+    reads: Distribution
+    """Confirmations of linearizable reads, one for all reads that gathered, until they can be answered."""
+    loop_lag: Distribution
+    """How late each tick of the event loop was."""
+
+
+def timings(driver: Driver) -> Timings:
+    """The distributions of a node: live objects, to be read on its event loop."""
+    writer, stages = driver.parts.writer, driver.stages
+    return Timings(
+        writer.group_times, writer.sync_times, stages.commits, stages.applies, driver.reads.waits, stages.loop_lag
+    )
 
 
 def collect(driver: Driver) -> Stats:
@@ -101,16 +144,6 @@ def collect(driver: Driver) -> Stats:
     leads = core.state is StateType.LEADER and not driver.running.stopped
     last_index = core.last_index
     compared = driver.digests.status
-    progress: dict[int, MemberProgress] = {
-        NodeId(node_id): MemberProgress(
-            match=state.match_index,
-            lag=max(0, last_index - state.match_index),
-            active=node_id == core.id or driver.reconfiguration.is_alive(node_id),
-            state=state.state.name.lower(),
-            fault=driver.promises.fault_of(node_id),
-        )
-        for node_id, state in (core.progress.items() if leads else ())
-    }
     return Stats(
         role=role_of(core, stopped=driver.running.stopped),
         term=core.term,
@@ -135,7 +168,7 @@ def collect(driver: Driver) -> Stats:
         log_last_sync_s=parts.writer.last_sync_s,
         loop_lag_s=driver.loop_lag_s,
         messages_refused=sum(core.dropped.values()),
-        progress=progress,
+        progress=_progress(driver) if leads else {},
         disk_shortage=parts.disk_watch.shortage,
         entries_ignored=driver.ignored.count,
         digest_index=compared.point,
@@ -148,4 +181,30 @@ def collect(driver: Driver) -> Stats:
         connections_displaced=parts.transport.counters.displaced,
         sessions=len(parts.machine.sessions.table),
         certificate_days_left=parts.transport.certificate_days_left,
+        proposals_bytes=driver.proposals.size_bytes,
+        proposals_max_bytes=driver.proposals.max_bytes,
+        backlog_max_entries=MAX_BACKLOG_ENTRIES,
+        log_written_bytes=parts.writer.written_bytes,
+        elections=dict(driver.node_log.causes.elections),
+        leaderships_ended=dict(driver.node_log.causes.ends),
     )
+
+
+def _progress(driver: Driver) -> dict[int, MemberProgress]:
+    """The members as this leader sees them."""
+    core, parts = driver.core, driver.parts
+    last_index, now_s = core.last_index, driver.loop.time()
+    entry_bytes = parts.wal.size_bytes / max(1, last_index - parts.log.first_index() + 1)
+    found: dict[int, MemberProgress] = {}
+    for node_id, state in core.progress.items():
+        behind = driver.stages.growth.behind(state.match_index, last_index, now_s, entry_bytes)
+        found[NodeId(node_id)] = MemberProgress(
+            match=state.match_index,
+            lag=max(0, last_index - state.match_index),
+            active=node_id == core.id or driver.reconfiguration.is_alive(node_id),
+            state=state.state.name.lower(),
+            fault=driver.promises.fault_of(node_id),
+            lag_bytes=behind.size_bytes,
+            lag_s=behind.seconds,
+        )
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
@@ -14,6 +14,7 @@ from syncline.kv.machine import KvMachine
 from syncline.kv.serving.memory import new_machine
 from syncline.kv.serving.upkeep import Upkeep
 from syncline.node.config import Config
+from syncline.node.observation import SeenStages
 from syncline.node.raft import Raft
 from syncline.node.startups import Startup
 from syncline.platform.descriptors import connection_limit
@@ -37,19 +38,25 @@ from syncline.server.http.limits import MIB
 from syncline.server.http.request import Request
 from syncline.server.http.response import TEXT, Respond, bare
 from syncline.server.http.server import HttpServer
+from syncline.server.http.shared import Observe
 from syncline.server.http.tls import PROTOCOLS, client_certificate
 from syncline.server.join import ask_members, find_members, is_new
 from syncline.server.metrics import Registry
+from syncline.server.process_metrics import add_process_metrics
+from syncline.server.saturation import add_saturation_metrics
+from syncline.server.slow_log import SlowLog
 from syncline.server.telemetry import (
     HttpTelemetry,
     add_certificate_metrics,
     add_lease_metrics,
     add_node_metrics,
-    add_process_metrics,
     add_watch_metrics,
 )
 from syncline.transport.candidates import is_wildcard
 from syncline.transport.tls import PeerTls
+
+if TYPE_CHECKING:
+    from syncline.server.tracing import RequestTracing
 
 __all__ = ["KvServer"]
 
@@ -79,6 +86,8 @@ class KvServer:
         self._finding: asyncio.Task[None] | None = None
         self._certificate: LiveCertificate | None = None
         self._grpc: GrpcService | None = None
+        self._telemetry: HttpTelemetry
+        self._tracing: RequestTracing | None
         raise UsageError("use `await KvServer.open(config)`")
 
     @classmethod
@@ -109,10 +118,12 @@ class KvServer:
         limits = msgspec.structs.replace(limits, max_connections=connection_limit(limits.max_connections))
         policy = await cross_site_policy(config)
         telemetry = HttpTelemetry(registry)
+        tracing = _tracing(config, telemetry, world) if config.traces else None
+        observe: Observe = telemetry.observe if tracing is None else tracing.observe
         etcd = await offers_etcd(config)
         certificate = _client_certificate(config, PROTOCOLS if etcd and has_extra() else ())
-        http = HttpServer(_starting, limits=limits, observe=telemetry.observe, knows_host=policy.knows_host)
-        grpc = offer_grpc(http, observe=telemetry.observe) if etcd else None
+        http = HttpServer(_starting, limits=limits, observe=observe, knows_host=policy.knows_host)
+        grpc = offer_grpc(http, observe=telemetry.observe if tracing is None else tracing.observe) if etcd else None
         if not etcd:
             http.explain_http2(NOT_OFFERED)
         http_url = config.http_advertise
@@ -125,6 +136,7 @@ class KvServer:
         server._http, server._policy, server._certificate = http, policy, certificate
         server._raft = server._backend = server._upkeep = server._site = server._finding = None
         server._grpc = grpc
+        server._telemetry, server._tracing = telemetry, tracing
         if certificate is not None:
             certificate.watch()
         try:
@@ -152,6 +164,12 @@ class KvServer:
         self._upkeep.start()
         self._backend = NodeBackend(raft, machine, entropy=world.entropy)
         self._add_metrics(raft, machine)
+        seen = SeenStages(raft)
+        if config.slow_request_s:
+            self._telemetry.slow = SlowLog(seen.batch, seen.read, seen.now_s)
+            self._telemetry.slow_s = config.slow_request_s
+        if self._tracing is not None:
+            self._tracing.stages = seen
         self._site = Site(
             self._backend,
             name=config.name,
@@ -165,6 +183,7 @@ class KvServer:
         if await offers_etcd(config):
             self._offer_etcd(self._site, self._backend, world)
         add_watch_metrics(self.metrics, self._site.watches)
+        add_saturation_metrics(self.metrics, raft, machine, self._http, self._site.watches)
         self._http.serve(self._site.router.handle, self._site.fast_get)
         self._site.watches.given = self._http.write_streams
         await tell_credentials(config, needed=machine.auth_flag.on)
@@ -301,6 +320,15 @@ class KvServer:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+def _tracing(config: ServerConfig, telemetry: HttpTelemetry, world: World) -> RequestTracing:
+    try:
+        from syncline.server.tracing import RequestTracing
+    except ModuleNotFoundError as error:
+        text = "traces needs the package opentelemetry-api, which is not installed: pip install 'syncline[otel]'"
+        raise ConfigError(text, settings=("traces",)) from error
+    return RequestTracing(telemetry.observe, world.wall_time_s, node=config.name)
 
 
 def _starting(request: Request, respond: Respond) -> None:

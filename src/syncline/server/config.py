@@ -114,6 +114,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
+    slow_request_s: float = 1.0
+    traces: bool = False
 
     def __post_init__(self) -> None:
         self._convert_fields()

@@ -99,6 +99,16 @@ OWN: Final[Mapping[str, Meta]] = {
     # log lines
     "log_level": setting("Log lines of this level and above are written."),
     "log_format": setting("Form of the log lines."),
+    "slow_request_s": setting(
+        "Requests that take as long are logged, with the time of each stage, 20 in ten seconds; 0: none.",
+        trade_off="A short time shows more, and fills the log of a node under load.",
+        ge=0,
+        le=3600,
+    ),
+    "traces": setting(
+        "true: make spans of requests, for OpenTelemetry (`syncline[otel]`).",
+        trade_off="Each request takes tens of microseconds more.",
+    ),
 }
 
 DECLARED_BY_SERVER: Final[Mapping[str, Meta]] = {**DECLARED, **OWN}

@@ -9,19 +9,13 @@ from __future__ import annotations
 
 import math
 import re
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Generic, Protocol, TypeAlias, TypeVar
 
 from syncline.errors import ConfigError
+from syncline.platform.distribution import DURATIONS_S, Distribution
 
-__all__ = ["Counter", "DURATION_BUCKETS_S", "Family", "Gauge", "Histogram", "Instrument", "Registry", "Sample"]
-
-DURATION_BUCKETS_S: Final = (
-    0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-)  # fmt: skip
-"""Buckets for operations that take a fraction of a millisecond when all is well, and seconds when a leader is
-missing."""
+__all__ = ["Counter", "Family", "Gauge", "Histogram", "Instrument", "Registry", "Sample"]
 
 MAX_LABELLED: Final = 500
 """Label combinations of one metric. Beyond it a combination is counted under `other`: labels that come from outside
@@ -76,31 +70,24 @@ class Gauge:
         return (_line(name, labels, self.value),)
 
 
-class Histogram:
+class Histogram(Distribution):
     """How often a value fell into each of a few fixed buckets, and the sum of all. Example: `Registry`."""
 
-    __slots__ = ("_bounds", "counts", "sum")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self._bounds = bounds
-        self.counts: list[int] = [0] * (len(bounds) + 1)
-        """Per bucket, not cumulative; the last is what is above all bounds."""
-        self.sum: float = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count one value. A value equal to a bound belongs to that bound's bucket."""
-        self.counts[bisect_left(self._bounds, value)] += 1
-        self.sum += value
+    __slots__ = ()
 
     def lines(self, name: str, labels: str) -> Iterable[str]:
         """Its lines in the text format: cumulative buckets, sum and count."""
-        total = 0
-        for bound, count in zip((*self._bounds, math.inf), self.counts, strict=True):
-            total += count
-            separator = "," if labels else ""
-            yield _line(f"{name}_bucket", f'{labels}{separator}le="{_number(bound)}"', total)
-        yield _line(f"{name}_sum", labels, self.sum)
-        yield _line(f"{name}_count", labels, total)
+        return _bucket_lines(self, name, labels)
+
+
+def _bucket_lines(values: Distribution, name: str, labels: str) -> Iterable[str]:
+    total = 0
+    for bound, count in zip((*values.bounds, math.inf), values.counts, strict=True):
+        total += count
+        separator = "," if labels else ""
+        yield _line(f"{name}_bucket", f'{labels}{separator}le="{_number(bound)}"', total)
+    yield _line(f"{name}_sum", labels, values.sum)
+    yield _line(f"{name}_count", labels, total)
 
 
 class Instrument(Protocol):
@@ -207,7 +194,7 @@ class Registry:
         """
         return self._family("gauge", name, help_text, labels, Gauge)
 
-    def histogram(self, name: str, help_text: str, bounds: Sequence[float] = DURATION_BUCKETS_S) -> Histogram:
+    def histogram(self, name: str, help_text: str, bounds: Sequence[float] = DURATIONS_S) -> Histogram:
         """Make a histogram without labels.
 
             registry.histogram("job_seconds", "How long a job takes.").observe(0.012)
@@ -218,7 +205,7 @@ class Registry:
         return self.histograms(name, help_text, (), bounds).labels()
 
     def histograms(
-        self, name: str, help_text: str, labels: Sequence[str], bounds: Sequence[float] = DURATION_BUCKETS_S
+        self, name: str, help_text: str, labels: Sequence[str], bounds: Sequence[float] = DURATIONS_S
     ) -> Family[Histogram]:
         """Make histograms, one for each combination of label values. `bounds` ascend and are finite.
 
@@ -251,21 +238,17 @@ class Registry:
         names = self._register(kind, name, help_text, labels)
         self._parts.append(lambda: [_line(name, _labels(names, values), value) for values, value in read()])
 
-    def computed_summary(self, name: str, help_text: str, read: Callable[[], tuple[int, float]]) -> None:
-        """Add a summary without quantiles: count and sum, as another part keeps them.
+    def computed_histogram(self, name: str, help_text: str, read: Callable[[], Distribution]) -> None:
+        """Add a histogram that another part keeps.
 
-            registry.computed_summary("sync_seconds", "Syncs of the log.", lambda: (12, 0.034))
+            syncs = Distribution((0.001, 0.01, 0.1))
+            registry.computed_histogram("sync_seconds", "Syncs of the log.", lambda: syncs)
 
         Raises:
             ConfigError: the name or the text can't be used, or the name is taken.
         """
-        self._register("summary", name, help_text, ())
-
-        def lines() -> list[str]:
-            count, total = read()
-            return [_line(f"{name}_sum", "", total), _line(f"{name}_count", "", count)]
-
-        self._parts.append(lines)
+        self._register("histogram", name, help_text, ())
+        self._parts.append(lambda: _bucket_lines(read(), name, ""))
 
     def before_render(self, look: Callable[[], None]) -> None:
         """Have `look` called before each page.

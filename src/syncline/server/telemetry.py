@@ -6,8 +6,7 @@ applies. Figures that the node keeps anyway are read when the page is rendered; 
 
 from __future__ import annotations
 
-import platform
-import time
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Protocol, TypeAlias
@@ -17,10 +16,11 @@ from syncline.kv.lessor import LeaseCounts
 from syncline.kv.store import KeyStore
 from syncline.kv.watch_hub import WatchHub
 from syncline.node.member_registry import Membership, format_id
-from syncline.node.stats import MemberProgress, Stats
+from syncline.node.stats import MemberProgress, Stats, Timings
+from syncline.platform.distribution import Distribution
+from syncline.server.http.request import Request
 from syncline.server.metrics import Counter, Histogram, Registry, Sample
 from syncline.transport.messages import PeerStats
-from syncline.version import __version__
 
 __all__ = [
     "HttpTelemetry",
@@ -28,7 +28,6 @@ __all__ = [
     "add_certificate_metrics",
     "add_lease_metrics",
     "add_node_metrics",
-    "add_process_metrics",
     "add_watch_metrics",
 ]
 
@@ -36,10 +35,14 @@ REFUSED = "(refused)"
 """The route of requests that were refused before routing."""
 
 ReadStats: TypeAlias = Callable[[Stats], float]
+ReadTiming: TypeAlias = Callable[[Timings], Distribution]
 ReadPeer: TypeAlias = Callable[[PeerStats], float | None]
 ReadMember: TypeAlias = Callable[[MemberProgress], float]
 
 PEER_LABELS = ("id", "name")
+
+LIMIT_CODES = ("limit", "overloaded", "backlog", "dropped", "no_space", "disk_full", "too_large")
+"""Codes of errors that say that a limit is reached. Their counters are there from the start."""
 
 
 class MeasuredNode(Protocol):
@@ -48,6 +51,7 @@ class MeasuredNode(Protocol):
     @property
     def last_contact_s(self) -> float | None: ...
     def stats(self) -> Stats: ...
+    def timings(self) -> Timings: ...
     def peers(self) -> Mapping[NodeId, PeerStats]: ...
     def membership(self) -> Membership: ...
 
@@ -66,9 +70,22 @@ class HttpTelemetry:
             "From a request's last byte to its answer, by the route's pattern.",
             ("route",),
         )
+        self._errors = registry.counters(
+            "syncline_http_errors_total",
+            "Requests that were refused or failed, by the error's code; reached limits are limit, overloaded, backlog,"
+            " dropped, no_space, disk_full, too_large.",
+            ("code",),
+        )
+        for code in LIMIT_CODES:
+            self._errors.labels(code)
         self._known: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self.slow_s: float = math.inf
+        """From this duration on a request is slow, and `slow` is called."""
+        self.slow: Callable[[Request | None, str, int, float], None] | None = None
 
-    def observe(self, route: str, status: int, duration_s: float) -> None:
+    def observe(
+        self, route: str, status: int, duration_s: float, request: Request | None = None, code: str = ""
+    ) -> None:
         """Count one answer."""
         known = self._known.get((route, status))
         if known is None:  # patterns and statuses are few, and are ours
@@ -78,13 +95,10 @@ class HttpTelemetry:
         counter, histogram = known
         counter.value += 1
         histogram.observe(duration_s)
-
-
-def add_process_metrics(registry: Registry) -> None:
-    """Metrics of the version and of the processor time."""
-    info = registry.gauges("syncline_build_info", "Always 1; the labels say what runs.", ("version", "python"))
-    info.labels(__version__, platform.python_version()).value = 1
-    _single(registry, "counter", "process_cpu_seconds_total", "Processor time used, in seconds.", time.process_time)
+        if code:
+            self._errors.labels(code).value += 1
+        if duration_s >= self.slow_s and self.slow is not None:
+            self.slow(request, route, status, duration_s)
 
 
 def add_certificate_metrics(
@@ -107,10 +121,21 @@ def add_node_metrics(registry: Registry, node: MeasuredNode, store: Callable[[],
     registry.before_render(moment.look)
     for kind, metric, text, read in _FIGURES:
         _single(registry, kind, metric, text, partial(moment.read, read))
-    registry.computed_summary(
-        "syncline_disk_wal_fsync_duration_seconds",
-        "From an append's queueing to its durability, by group.",
-        lambda: (moment.stats.log_syncs, moment.stats.log_sync_s),
+    for metric, text, read_timing in _TIMINGS:
+        registry.computed_histogram(metric, text, partial(moment.timing, read_timing))
+    registry.computed(
+        "counter",
+        "syncline_server_elections_total",
+        "Elections that this node has started, by reason.",
+        ("reason",),
+        lambda: [((reason,), count) for reason, count in moment.stats.elections.items()],
+    )
+    registry.computed(
+        "counter",
+        "syncline_server_leaderships_ended_total",
+        "How often this node has stopped leading, by reason.",
+        ("reason",),
+        lambda: [((reason,), count) for reason, count in moment.stats.leaderships_ended.items()],
     )
     registry.computed(
         "gauge", "syncline_digest_age_seconds", "Age of the last comparison of states.", (), moment.compared
@@ -177,6 +202,9 @@ class _Moment:
 
     def read(self, read: ReadStats) -> float:
         return read(self.stats)
+
+    def timing(self, read: ReadTiming) -> Distribution:
+        return read(self._node.timings())
 
     def contact(self) -> list[Sample]:
         age_s = self._node.last_contact_s
@@ -259,6 +287,12 @@ _FIGURES: tuple[tuple[str, str, str, ReadStats], ...] = (
         "How long the oldest write that is not durable yet has waited for the disk.",
         lambda s: s.log_waits_s,
     ),
+    (
+        "counter",
+        "syncline_disk_wal_written_bytes_total",
+        "Bytes written to the log since the start.",
+        lambda s: s.log_written_bytes,
+    ),
     ("gauge", "syncline_disk_wal_bytes", "Size of the log's files.", lambda s: s.log_bytes),
     (
         "gauge",
@@ -266,6 +300,31 @@ _FIGURES: tuple[tuple[str, str, str, ReadStats], ...] = (
         "The last group's time to durability.",
         lambda s: s.log_last_sync_s,
     ),
+)
+
+_TIMINGS: tuple[tuple[str, str, ReadTiming], ...] = (
+    (
+        "syncline_disk_wal_fsync_duration_seconds",
+        "Writing and syncing of one group of the log: the disk's part.",
+        lambda t: t.log_syncs,
+    ),
+    (
+        "syncline_disk_wal_append_duration_seconds",
+        "From an append's queueing to its durability, by group.",
+        lambda t: t.log_groups,
+    ),
+    (
+        "syncline_raft_commit_duration_seconds",
+        "On the leader: from the log's taking of a batch of entries to its commit.",
+        lambda t: t.commits,
+    ),
+    ("syncline_raft_apply_duration_seconds", "The state machine's time for a batch of entries.", lambda t: t.applies),
+    (
+        "syncline_raft_read_duration_seconds",
+        "Confirmation of a batch of linearizable reads, until they can be answered.",
+        lambda t: t.reads,
+    ),
+    ("syncline_server_loop_lag_duration_seconds", "How late the ticks of the event loop were.", lambda t: t.loop_lag),
 )
 
 _PEERS: tuple[tuple[str, str, str, ReadPeer], ...] = (
@@ -279,5 +338,15 @@ _PEERS: tuple[tuple[str, str, str, ReadPeer], ...] = (
 
 _MEMBERS: tuple[tuple[str, str, ReadMember], ...] = (
     ("syncline_raft_member_lag_entries", "Entries behind the leader's log; on the leader.", lambda p: p.lag),
+    (
+        "syncline_raft_member_lag_bytes",
+        "Bytes behind the leader's log, an estimate; on the leader.",
+        lambda p: p.lag_bytes,
+    ),
+    (
+        "syncline_raft_member_lag_seconds",
+        "Age of the first entry that the member lacks, to one heartbeat; on the leader.",
+        lambda p: p.lag_s,
+    ),
     ("syncline_raft_member_active", "Whether it answers; on the leader.", lambda p: int(p.active)),
 )

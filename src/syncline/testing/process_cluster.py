@@ -56,7 +56,11 @@ class ProcessCluster:
         port = free_block(2 * nodes)
         names = NAMES[:nodes]
         members = ",".join(f"{name}=127.0.0.1:{port + nodes + at}" for at, name in enumerate(names))
-        self._nodes = [_Node(directory, name, port + at, port + nodes + at, members) for at, name in enumerate(names)]
+        self._life = os.pipe()  # a node stops when the end that this process holds is closed, however it ends
+        self._nodes = [
+            _Node(directory, name, port + at, port + nodes + at, members, self._life[0])
+            for at, name in enumerate(names)
+        ]
         self._clients: list[Client] = []
         try:
             for node in self._nodes:
@@ -214,6 +218,10 @@ class ProcessCluster:
             if node.running:
                 node.send(signal.SIGKILL)
                 node.wait()
+        for end in self._life:
+            if end >= 0:
+                os.close(end)
+        self._life = -1, -1
 
     def __enter__(self) -> Self:
         return self
@@ -259,7 +267,7 @@ class ProcessCluster:
 class _Node:
     """One process, and how it is started."""
 
-    def __init__(self, directory: str, name: str, http_port: int, peer_port: int, members: str) -> None:
+    def __init__(self, directory: str, name: str, http_port: int, peer_port: int, members: str, life: int) -> None:
         self.name = name
         self.url = f"http://127.0.0.1:{http_port}"
         self.paused = False
@@ -268,7 +276,9 @@ class _Node:
             *(sys.executable, "-m", "syncline", "serve", *TIMERS),
             *("--name", name, "--data-dir", os.path.join(directory, name), "--initial-cluster", members),
             *("--http-listen", f"127.0.0.1:{http_port}", "--peer-listen", f"127.0.0.1:{peer_port}"),
+            *("--parent-fd", str(life)),
         ]
+        self._life = life
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -283,7 +293,7 @@ class _Node:
         self.paused = False
         with open(self._log_path, "ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - this Python, with settings of this class
-                self._command, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                self._command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, pass_fds=(self._life,)
             )
 
     def send(self, number: signal.Signals) -> None:

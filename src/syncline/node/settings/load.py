@@ -48,6 +48,7 @@ NO_EFFECT: Final = frozenset(
         *("insecure_clients", "join_tls_ca", "join_token_file", "join_as_learner", "join_timeout_s"),
         *("max_store_bytes", "history_revisions", "history_bytes", "max_key_bytes", "max_value_bytes"),
         *("max_connections", "max_held_bytes", "drain_s", "log_level", "log_format", "etcd_api"),
+        *("slow_request_s", "traces"),
     }
 )
 """Settings of `serve` that concern its clients, its keys or its process."""

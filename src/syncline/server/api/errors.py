@@ -111,7 +111,9 @@ def problem(
     )
     if status == 503:
         fields = RETRY_AFTER + fields
-    return bare(status, JSON + fields, encode_json(ErrorAnswer(content)) + b"\n")
+    answer = bare(status, JSON + fields, encode_json(ErrorAnswer(content)) + b"\n")
+    answer.code = code
+    return answer
 
 
 def error_response(error: BaseException, *, leader: tuple[str, str, str] | None = None, read: bool = False) -> Response:

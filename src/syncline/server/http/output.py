@@ -109,7 +109,8 @@ class Output:
         if slot.request is not None:
             self._queue.in_flight -= 1
             if shared.observe is not None:
-                shared.observe(slot.request.route, answer.status, shared.clock() - slot.started_s)
+                took_s = shared.clock() - slot.started_s
+                shared.observe(slot.request.route, answer.status, took_s, slot.request, answer.code)
         if slot.plain and len(slots) == 1 and self._is_free():  # nothing is before it or behind it
             slots.popleft()
             slot.answer = GIVEN
@@ -133,7 +134,7 @@ class Output:
         slot.answer = GIVEN
         if shared.observe is not None:
             assert slot.request is not None
-            shared.observe(slot.request.route, 200, shared.clock() - slot.started_s)
+            shared.observe(slot.request.route, 200, shared.clock() - slot.started_s, slot.request, "")
         transport.write(b"".join((head, shared.tail, body)))
 
     def refuse(self, response: Response) -> None:
@@ -148,7 +149,7 @@ class Output:
         self._queue.slots.append(slot)
         self.answered(slot, response)
         if (observe := self._shared.observe) is not None:
-            observe("", response.status, 0.0)
+            observe("", response.status, 0.0, None, response.code)
 
     def _is_free(self) -> bool:
         """Whether an answer may be written at once, if it is the only one."""
@@ -218,7 +219,7 @@ class Output:
         made = shared.making.make(answer)
         self._queue.in_flight -= 1
         if shared.observe is not None:
-            shared.observe(request.route, made.status, shared.clock() - slot.started_s)
+            shared.observe(request.route, made.status, shared.clock() - slot.started_s, request, made.code)
         return made
 
     # --- streams
@@ -228,7 +229,7 @@ class Output:
         request, shared = slot.request, self._shared
         assert request is not None, "a refusal is no stream"
         if shared.observe is not None:
-            shared.observe(request.route, answer.status, shared.clock() - slot.started_s)
+            shared.observe(request.route, answer.status, shared.clock() - slot.started_s, None, answer.code)
         if request.method == "HEAD":
             self._queue.in_flight -= 1
             answer.source.close()

@@ -49,6 +49,8 @@ class Response(msgspec.Struct, eq=False, gc=False):
     status: int
     head: bytes
     body: bytes = b""
+    code: str = ""
+    """Of an error: its code."""
 
 
 class Deferred(Response, kw_only=True, eq=False, gc=False):

@@ -177,6 +177,11 @@ class HttpServer:
         return len(self._connections)
 
     @property
+    def limits(self) -> HttpLimits:
+        """Its limits."""
+        return self.shared.limits
+
+    @property
     def held_bytes(self) -> int:
         """Bodies and answers of all connections in memory."""
         return self.shared.total.bytes

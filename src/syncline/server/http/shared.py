@@ -18,8 +18,9 @@ __all__ = ["FlushedOutput", "Handler", "Http2Candidate", "Observe", "Shared"]
 Handler: TypeAlias = Callable[[Request, Respond], None]
 """Takes a request and sees to it that it is answered, exactly once. Runs on the event loop and must not block."""
 
-Observe: TypeAlias = Callable[[str, int, float], None]
-"""Called for each answer: the route, such as "GET /keys" ("" if no route took it), the status, the seconds it took."""
+Observe: TypeAlias = Callable[[str, int, float, Request | None, str], None]
+"""Called for each answer: the route, such as "GET /keys" ("" if no route took it), the status, the seconds it took, the
+request, and the code of an error."""
 
 
 class FlushedOutput(Flushable, Protocol):

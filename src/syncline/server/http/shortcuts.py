@@ -188,6 +188,7 @@ class FastGetLane:
 
     __slots__ = (
         "_max_url_bytes",
+        "_request",
         "_start",
         "_total",
         "argument",
@@ -221,7 +222,8 @@ class FastGetLane:
         self.origin: ClientOrigin | None = origin
         self.end: bytes = end
         """What follows the argument: the end of the request line, and the header."""
-        self.slot: Slot = Slot(fast_get.request, False, False, True)
+        self._request = msgspec.structs.replace(fast_get.request)
+        self.slot: Slot = Slot(self._request, False, False, True)
         self.respond: Respond = partial(respond, self.slot)
         self.found: Callable[[bytes, bytes], None] = partial(found, self.slot)
 
@@ -243,7 +245,7 @@ class FastGetLane:
         argument = data[len(start) : -len(self.end)]
         if not is_plain(argument) or self._total.bytes > self._total.limit_bytes:
             return False
-        self.argument = argument
+        self.argument = self._request.argument = argument
         self.slot.answer = None
         return True
 

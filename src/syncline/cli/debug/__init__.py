@@ -1,0 +1,1 @@
+"""The command `debug`: a bundle for a bug report, without secrets."""
