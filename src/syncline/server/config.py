@@ -110,7 +110,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_value_bytes: int = DEFAULT_MAX_VALUE_BYTES
     max_connections: int = 10_000
     max_held_bytes: int = 256 * MIB
-    drain_s: float = 10.0
+    drain_s: float = 2.5
 
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
