@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The tests start hundreds of processes: each would compile the whole package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run install test compat compat-slow quick soak verify fix bench bench-guard clean
+.PHONY: run install test compat compat-slow quick soak verify fix bench bench-guard man manifest clean
 
 # Start a three-node cluster on this machine and say how to use it. `make run PORT=9000` runs one on other ports, in a
 # directory of its own: the nodes of a cluster know each other by their ports.
@@ -95,6 +95,13 @@ bench: $(VENV)/.installed
 # A few seconds: has Syncline become slower? A report, never a failure.
 bench-guard: $(VENV)/.installed
 	$(BIN)/python -m bench.guard
+
+# What is made of the code and kept in the tree: tests fail if it is not current.
+man: $(VENV)/.installed
+	$(BIN)/python docs/man/make_man.py
+
+manifest: $(VENV)/.installed
+	$(BIN)/python -m tests.helpers.helm_chart >deploy/kubernetes/syncline.yaml
 
 clean:
 	rm -rf $(VENV) $(COMPAT) .mypy_cache .ruff_cache .hypothesis
