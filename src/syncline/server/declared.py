@@ -48,8 +48,8 @@ OWN: Final[Mapping[str, Meta]] = {
     ),
     "drain_s": setting(
         "How long requests may take to end when the server is stopped.",
-        trade_off="A long time loses no answer, and delays a restart that waits for a slow request. With the default a stop takes"
-        " less than 5 seconds: a leadership transfer takes at most 2.",
+        trade_off="A long time loses no answer, and delays a restart that waits for a slow request. With the default a"
+        " stop takes less than 5 seconds: a leadership transfer takes at most 2.",
         ge=0,
         le=600,
     ),
