@@ -8,18 +8,17 @@ import shlex
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import click
 import pytest
 import yaml
 
-from syncline.cli.main import cli
 from syncline.node.raft import HANDOVER_S
 from syncline.server.config import SERVER_SETTINGS, ServerConfig, load_config
 from syncline.version import __version__
+from tests.helpers.command_line import parsed
 from tests.helpers.helm_chart import CHART, MANIFEST, default_values, render, rendered_manifest
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -45,20 +44,6 @@ EVERYTHING: Final[dict[str, object]] = {
     "antiAffinity": "required",
     "backup": {"enabled": True, "claim": "backups", "environmentSecret": "tokens"},
 }
-
-
-def parsed(arguments: list[str]) -> tuple[click.Command, Mapping[str, Any]]:
-    """The command that these arguments call, as the parser of the command line reads them, and its values."""
-    group: click.Command = cli
-    context = click.Context(cli)
-    rest = arguments
-    while isinstance(group, click.Group):
-        name, group_, rest = group.resolve_command(context, rest)
-        assert group_ is not None
-        group = group_
-        context = click.Context(group, info_name=name)
-    context = group.make_context("syncline", rest)
-    return group, context.params
 
 
 def flags_given(arguments: list[str]) -> dict[str, object]:
