@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The tests start hundreds of processes: each would compile the whole package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run install test compat compat-slow quick soak soak-hours verify fix bench bench-guard man manifest clean
+.PHONY: run install test compat compat-slow quick soak soak-hours verify fix bench bench-guard man manifest audit clean
 
 # Start a three-node cluster on this machine and say how to use it. `make run PORT=9000` runs one on other ports, in a
 # directory of its own: the nodes of a cluster know each other by their ports.
@@ -100,6 +100,10 @@ bench: $(VENV)/.installed
 # A few seconds: has Syncline become slower? A report, never a failure.
 bench-guard: $(VENV)/.installed
 	$(BIN)/python -m bench.guard
+
+# Known vulnerabilities of what the package needs at run time. It needs a network, and says so if there is none.
+audit:
+	PYTHON=$(PYTHON) .ci/audit
 
 # What is made of the code and kept in the tree: tests fail if it is not current.
 man: $(VENV)/.installed
