@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import tarfile
 import venv
@@ -112,6 +113,24 @@ class Installed(Node):
         with open(self.log_path, "ab") as log:
             command = self.command()
             self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=variables)
+
+
+def test_image_context_has_what_the_build_needs(tmp_path: Path) -> None:
+    """What `.dockerignore` leaves is enough for the command that the Dockerfile builds with."""
+    context = tmp_path / "source"
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        if line.startswith("!"):
+            source, target = ROOT / line[1:], context / line[1:]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            copy = shutil.copytree if source.is_dir() else shutil.copy
+            copy(source, target)
+    programs = environment(tmp_path / "build")
+    wheels = tmp_path / "wheels"
+    run([str(programs / "pip"), "wheel", "--quiet", "--wheel-dir", str(wheels), f"{context}[etcd-api]"])
+    final = environment(tmp_path / "final")
+    offline = ["--no-index", "--find-links", str(wheels)]
+    run([str(final / "pip"), "install", "--quiet", *offline, "syncline[etcd-api]"], PIP_CONFIG_FILE=os.devnull)
+    assert run([str(final / "syncline"), "--version"]).strip() == f"syncline {__version__}"
 
 
 def test_package_without_extras_names_them(built: dict[str, Path], tmp_path: Path) -> None:

@@ -14,6 +14,9 @@ WARM_UP: Final = 1 / 4
 """Of a life's samples that are left out: caches, history and allocator fill up to their limits first."""
 
 LEAST_SAMPLES: Final = 24
+LEAST_S: Final = 300.0
+"""A shorter life, the warm-up left out, has no line: clients come back to a node that was killed, and caches fill."""
+
 BLOCKS: Final = 12
 """The line is fitted to the means of so many blocks. Samples that follow each other are alike, and would make the
 line look surer than it is; a short peak, such as a snapshot, counts little."""
@@ -86,7 +89,7 @@ def fitted(times_s: Sequence[float], values: Sequence[float]) -> Line | None:
     """The line of least squares through the means of blocks, without the warm-up; None if there are too few samples."""
     skipped = int(len(times_s) * WARM_UP)
     times_s, values = times_s[skipped:], values[skipped:]
-    if len(times_s) < LEAST_SAMPLES:
+    if len(times_s) < LEAST_SAMPLES or times_s[-1] - times_s[0] < LEAST_S:
         return None
     size = len(times_s) / BLOCKS
     cuts = [round(number * size) for number in range(BLOCKS + 1)]

@@ -58,4 +58,5 @@ def test_soak_disk_that_goes_up_and_down_is_no_growth() -> None:
 
 def test_soak_short_life_has_no_line() -> None:
     assert fitted(TIMES_S[:20], [0.0] * 20) is None
+    assert fitted([one / 10 for one in TIMES_S[:1000]], [0.0] * 1000) is None
     assert set(LIMITS) == {"memory", "descriptors", "threads", "disk"}
