@@ -40,8 +40,8 @@ class ServiceManager:
 
     def __init__(self, address: str, watchdog_s: float) -> None:
         """`address` is a path, or a name with a leading @ (Linux's abstract sockets); empty: no manager."""
-        self.address = address
-        self.watchdog_s = watchdog_s
+        self.address: str = address
+        self.watchdog_s: float = watchdog_s
         self._socket: socket.socket | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._failed = False

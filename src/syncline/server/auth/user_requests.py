@@ -16,7 +16,7 @@ class UserRequests:
     """The requests of each user that are not answered. `limit`: the most of one user; 0: no limit."""
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
+        self.limit: int = limit
         self.running: Counter[str] = Counter()
         """By user; none for users without requests."""
 

@@ -144,7 +144,7 @@ class Dispatcher:
 
 def _waits(request: Request) -> bool:
     """Whether it waits for a change: a minute, without work. The watches have limits of their own."""
-    return b"wait=" in request.query and request.method == "GET"
+    return request.method == "GET" and b"wait=" in request.query
 
 
 def _handler_failed(slot: Slot, respond: Respond, error: Exception) -> None:
