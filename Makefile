@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The tests start hundreds of processes: each would compile the whole package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run install test compat compat-slow quick soak verify fix bench bench-guard docs clean
+.PHONY: run install test compat compat-slow quick soak soak-hours verify fix bench bench-guard docs man manifest audit clean
 
 # Start a three-node cluster on this machine and say how to use it. `make run PORT=9000` runs one on other ports, in a
 # directory of its own: the nodes of a cluster know each other by their ports.
@@ -60,6 +60,11 @@ JOBS ?= 2
 soak: $(VENV)/.installed compat-slow
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m syncline.testing.simulate --seeds $(SEEDS) --jobs $(JOBS)
+
+# Hours: a mixed load with kills, transfers, snapshots and joins. It fails if memory, descriptors, threads or disk grow.
+MINUTES ?= 120
+soak-hours: $(VENV)/.installed
+	$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
 # Are all names that a user can import typed, so that no type checker has to guess? It finds the package, and what the
 # package imports, through the first `python` on the path. Then: does it infer what users' programs rely on?
@@ -117,6 +122,17 @@ build/diagrams/mermaid.min.js: | $(VENV)/.docs
 docs: $(VENV)/.docs build/diagrams/mermaid.min.js
 	$(BIN)/python -m sphinx --builder html --conf-dir docs --jobs auto --fail-on-warning --keep-going --quiet --doctree-dir build/doctrees . build/site
 	@echo "The documentation is in build/site/index.html"
+
+# Known vulnerabilities of what the package needs at run time. It needs a network, and says so if there is none.
+audit:
+	PYTHON=$(PYTHON) .ci/audit
+
+# What is made of the code and kept in the tree: tests fail if it is not current.
+man: $(VENV)/.installed
+	$(BIN)/python docs/man/make_man.py
+
+manifest: $(VENV)/.installed
+	$(BIN)/python -m tests.helpers.helm_chart >deploy/kubernetes/syncline.yaml
 
 clean:
 	rm -rf $(VENV) $(COMPAT) build .mypy_cache .ruff_cache .hypothesis

@@ -19,6 +19,7 @@ from syncline.kv.auth.commands import (
 )
 from syncline.kv.auth.records import READ, WRITE, ClusterOperation, PasswordVerifier
 from syncline.kv.commands import Command, Put, encode_command
+from syncline.kv.watch import WatchLimits
 from syncline.node.fsm import Entry
 from syncline.platform.worker import ThreadWorkers, Worker
 from syncline.server.api.site import Site
@@ -147,7 +148,13 @@ class InlineWorkers(ThreadWorkers):
 class AuthWire(KvWire):
     """A connection to such a site. `wall_s` is its clock of the day, `now_s` the monotonic one."""
 
-    def __init__(self, backend: FakeBackend | None = None) -> None:
+    def __init__(
+        self,
+        backend: FakeBackend | None = None,
+        *,
+        watch_limits: WatchLimits | None = None,
+        max_user_requests: int = 0,
+    ) -> None:
         self.wall_s = NOW_S
         self.now_s = 0.0
         self.backend = FakeBackend() if backend is None else backend
@@ -161,6 +168,8 @@ class AuthWire(KvWire):
             wall=lambda: self.wall_s,
             password_cost=CHEAP,
             workers=InlineWorkers(),
+            watch_limits=watch_limits,
+            max_user_requests=max_user_requests,
         )
         self._seen = 0
         Wire.__init__(self, server=HttpServer(self.site, wall_time_s=lambda: 0.0))

@@ -196,9 +196,10 @@ def run_command(words: list[str], path: Path) -> list[subprocess.Popen[bytes]]:
 async def test_backup_commands_of_the_page_begin_a_new_cluster(tmp_path: Path) -> None:
     """Saved from a cluster while writes go on; the new one goes on from revisions far above it."""
     lines = re.findall(r"^\$ (syncline .*)$", PAGE, re.MULTILINE)[4:]
-    assert [line.split()[1:3] for line in lines[:3]] == [
+    assert [line.split()[1:3] for line in lines[:4]] == [
         ["backup", "save"],
         ["backup", "verify"],
+        ["backup", "schedule"],
         ["backup", "restore"],
     ]
     serving: list[subprocess.Popen[bytes]] = []
@@ -208,7 +209,8 @@ async def test_backup_commands_of_the_page_begin_a_new_cluster(tmp_path: Path) -
             node = nodes.nodes[0]
             run_command(words_of(lines[0], node), tmp_path)
             run_command(words_of(lines[1], node), tmp_path)
-        for line in lines[2:]:
+            run_command(words_of(lines[2], node), tmp_path)
+        for line in lines[3:]:
             serving += run_command(words_of(line, node), tmp_path)
         async with node.client(timeout=10.0) as client:
 

@@ -55,7 +55,7 @@ def test_each_error_has_its_status(error: BaseException, status: int, code: str,
     answer = error_response(error)
     assert answer.status == status
     assert code_and_outcome(answer.body) == (code, outcome)
-    assert (b"Retry-After: 1\r\n" in answer.head) == (status == 503)
+    assert (b"Retry-After: 1\r\n" in answer.head) == (status in {429, 503})
 
 
 INSIDE = {errors.LeadershipLost, errors.LeaseLost, errors.LockLost, errors.RequestFailed, errors.Unreachable}

@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import io
 import random
+from collections.abc import Collection
 from typing import Final
 
 import msgspec
 
 from syncline.errors import ConfigError, CorruptionError, UsageError
+from syncline.kv.backup_parts import leave_out
 from syncline.kv.machine import KvMachine
-from syncline.kv.snapshots import read_snapshot
+from syncline.kv.snapshots import KvSnapshot, read_snapshot
 from syncline.node.envelope import FIRST_LEVEL, ClusterLevels, MemberRecord
 from syncline.node.member_registry import MemberRegistry, format_id
 from syncline.node.naming import check_name
@@ -29,7 +31,7 @@ from syncline.storage.datadir import LOCK_NAME, lock_directory
 from syncline.storage.new_cluster import NewCluster
 from syncline.storage.replace import free_folder
 
-__all__ = ["SUM_SUFFIX", "BackupFacts", "RestoredBackup", "restore_backup", "verify_backup"]
+__all__ = ["SUM_SUFFIX", "BackupFacts", "RestoredBackup", "reduce_backup", "restore_backup", "verify_backup"]
 
 SUM_SUFFIX: Final = ".sha256"
 READ_BYTES: Final = 1 << 20
@@ -125,10 +127,38 @@ def _check_sum(disk: Disk, path: str, found: str) -> bool:
     return True
 
 
-def restore_backup(disk: Disk, path: str, data_dir: str, *, name: str, rng: random.Random) -> RestoredBackup:
+def reduce_backup(disk: Disk, path: str, target: str, *, without: Collection[str]) -> None:
+    """Write a backup without some `PARTS` to the new file `target`, durably.
+
+    Raises:
+        CorruptionError, FormatVersionError: as `verify_backup`.
+        OSError: a file can't be read or written.
+    """
+    source = disk.open(path)
+    try:
+        store = read_snapshot(_Source(source))  # type: ignore[arg-type]  # it reads bytes alone
+    finally:
+        source.close()
+    leave_out(store, without)
+    view = KvSnapshot(store.view())
+    file, offset = disk.open(target, create=True, write=True), 0
+    try:
+        for piece in view.pieces():
+            file.write_at(offset, piece)
+            offset += len(piece)
+        file.sync()
+    finally:
+        file.close()
+        view.release()
+
+
+def restore_backup(
+    disk: Disk, path: str, data_dir: str, *, name: str, rng: random.Random, without: Collection[str] = ()
+) -> RestoredBackup:
     """Make the empty directory `data_dir` that of the first member of a new cluster, with the state of a backup.
 
-    Revisions go on far above the backup's, because revisions behind it may have been given to clients.
+    Revisions go on far above the backup's, because revisions behind it may have been given to clients. `without`: the
+    `PARTS` that are left out.
 
     Raises:
         UsageError: the directory is not empty.
@@ -144,7 +174,7 @@ def restore_backup(disk: Disk, path: str, data_dir: str, *, name: str, rng: rand
     lock = lock_directory(disk, data_dir)
     try:
         _check_empty(disk, data_dir)
-        return _restore(disk, path, data_dir, facts, name, rng)
+        return _restore(disk, path, data_dir, facts, name, rng, without)
     finally:
         lock.release()
 
@@ -154,13 +184,22 @@ def _check_empty(disk: Disk, data_dir: str) -> None:
         raise UsageError(f"{data_dir} is not empty: name a new directory. Nothing was changed")
 
 
-def _restore(disk: Disk, path: str, data_dir: str, facts: BackupFacts, name: str, rng: random.Random) -> RestoredBackup:
+def _restore(
+    disk: Disk,
+    path: str,
+    data_dir: str,
+    facts: BackupFacts,
+    name: str,
+    rng: random.Random,
+    without: Collection[str],
+) -> RestoredBackup:
     machine = KvMachine()
     file = disk.open(path)
     try:
         machine.renumber(REVISION_JUMP - 1, _Source(file))  # type: ignore[arg-type]  # it reads bytes alone
     finally:
         file.close()
+    leave_out(machine.store, without)
     note = NewCluster(
         old_cluster_id=format_id(0),
         old_node_id=format_id(0),

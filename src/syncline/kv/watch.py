@@ -33,6 +33,8 @@ class WatchLimits(msgspec.Struct, frozen=True, kw_only=True):
     """A watch takes about a kilobyte."""
     max_owner_watches: int = 1_000
     """Of one owner, such as a connection: the same as etcd's users expect of one stream."""
+    max_user_watches: int = 20_000
+    """Of one user, on all its connections: others need room, too."""
     max_unread_bytes: int = MIB
     """Of one live watch: messages that wait behind the one under way. A client that is so far behind is resumed from
     the history, which keeps more."""
@@ -88,6 +90,7 @@ class KeyWatch(Generic[Message]):
         "puts",
         "stale",
         "start_key",
+        "user",
     )
 
     def __init__(self, hub: Hub, start: bytes, end: bytes | None, form: WatchForm[Message]) -> None:
@@ -107,6 +110,7 @@ class KeyWatch(Generic[Message]):
         self.marked_s: float = 0.0
         """When it began, or when it was given its last progress mark."""
         self.owner: Hashable | None = None
+        self.user: str = ""
         self.phase: int = NEW
         self.error: OperationError | None = None
         """Why it has ended: `RevisionCompacted` or `WatchEnded`. What can still be read comes before it."""

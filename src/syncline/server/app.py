@@ -13,6 +13,7 @@ from syncline.errors import ConfigError, UsageError
 from syncline.kv.machine import KvMachine
 from syncline.kv.serving.memory import new_machine
 from syncline.kv.serving.upkeep import Upkeep
+from syncline.kv.watch import WatchLimits
 from syncline.node.config import Config
 from syncline.node.observation import SeenStages
 from syncline.node.raft import Raft
@@ -177,6 +178,8 @@ class KvServer:
             max_value_bytes=config.max_value_bytes,
             metrics=self.metrics.render,
             policy=self._policy,
+            watch_limits=WatchLimits(max_watches=config.max_watches, max_user_watches=config.max_user_watches),
+            max_user_requests=config.max_user_requests,
             workers=world.workers,
             entropy=world.entropy,
         )
@@ -253,6 +256,8 @@ class KvServer:
         add_lease_metrics(registry, lambda: machine.store, upkeep.lessor.counts, lambda: compactor.compactions)
         limit = "What the store may count for; 0: no limit."
         registry.computed("gauge", "syncline_store_max_bytes", limit, (), lambda: (((), machine.max_bytes),))
+        requests = "Requests that are being answered."
+        registry.computed("gauge", "syncline_http_requests_in_work", requests, (), lambda: (((), http.requests),))
         connections, held = "Open connections of clients.", "Bodies and answers of all clients in memory."
         registry.computed("gauge", "syncline_http_connections", connections, (), lambda: (((), http.connection_count),))
         registry.computed("gauge", "syncline_http_held_bytes", held, (), lambda: (((), http.held_bytes),))

@@ -109,8 +109,12 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_key_bytes: int = KIB
     max_value_bytes: int = DEFAULT_MAX_VALUE_BYTES
     max_connections: int = 10_000
+    max_requests: int = 5_000
+    max_user_requests: int = 2_500
+    max_watches: int = 100_000
+    max_user_watches: int = 20_000
     max_held_bytes: int = 256 * MIB
-    drain_s: float = 10.0
+    drain_s: float = 2.5
 
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
@@ -276,6 +280,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             max_held_bytes=max(4 * MIB, JSON_FACTOR * self.max_value_bytes),
             max_total_held_bytes=self.max_held_bytes,
             max_connections=self.max_connections,
+            max_requests=self.max_requests,
         )
 
 

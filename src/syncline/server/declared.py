@@ -41,6 +41,22 @@ OWN: Final[Mapping[str, Meta]] = {
     "max_connections": setting(
         "Clients at a time; more are answered 503.", trade_off="Each takes a descriptor and memory.", ge=1
     ),
+    "max_requests": setting(
+        "Requests of all clients that are answered at a time; more are answered 503 at once.",
+        trade_off="A high limit takes a longer burst, and the last of it waits longer.",
+        ge=1,
+    ),
+    "max_user_requests": setting(
+        "The same of one user, where clients need credentials; more are answered 429 at once.",
+        trade_off="A limit below `max_requests` leaves room for the other users.",
+        ge=1,
+    ),
+    "max_watches": setting("Watches of all clients; more are answered 429.", trade_off="Each takes a kilobyte.", ge=1),
+    "max_user_watches": setting(
+        "Watches of one user, where clients need credentials; more are answered 429.",
+        trade_off="As that of `max_user_requests`.",
+        ge=1,
+    ),
     "max_held_bytes": setting(
         "Bodies and answers of all clients in memory; above it requests are answered 503.",
         trade_off="A high limit takes more large requests at a time.",
@@ -48,7 +64,8 @@ OWN: Final[Mapping[str, Meta]] = {
     ),
     "drain_s": setting(
         "How long requests may take to end when the server is stopped.",
-        trade_off="A long time loses no answer, and delays a restart that waits for a slow request.",
+        trade_off="A long time loses no answer, and delays a restart that waits for a slow request. With the default a"
+        " stop takes less than 5 seconds: a leadership transfer takes at most 2.",
         ge=0,
         le=600,
     ),

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
 import random
-from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Final
 
 import click
 import msgspec
 
-from syncline.cli.common import Context, client_command, make_client
-from syncline.cli.exits import EXIT_FAILED, EXIT_USAGE, Failure, failure_of
+from syncline.cli.backup.places import place_of, split_place
+from syncline.cli.backup.saving import fetched, reported, save_backup
+from syncline.cli.backup.schedule import BackupPlan, Retention, run_schedule, save_one
+from syncline.cli.common import TTL, Context, Duration, client_command
+from syncline.cli.exits import EXIT_USAGE, Failure
 from syncline.cli.output import print_json, print_line
-from syncline.client.backup import read_backup
-from syncline.errors import CorruptionError, SynclineError
-from syncline.kv.backups import SUM_SUFFIX, BackupFacts, restore_backup, verify_backup
+from syncline.kv.backup_parts import PARTS
+from syncline.kv.backups import BackupFacts, restore_backup, verify_backup
 from syncline.platform.disk import OsDisk
-from syncline.storage.atomic_file import replace_file
 
 __all__ = ["backup"]
 
-TIMEOUT_S: Final = 10.0
-PART_SUFFIX: Final = ".part"
-WRITE_BYTES: Final = 8 << 20
-"""A file is synced as it grows: one large sync at its end could take minutes."""
+DEFAULT_KEEP: Final = 48
+DEFAULT_EVERY: Final = "1h"
+LEAST_EVERY_S: Final = 1.0
+
+without_option = click.option(
+    "--without",
+    multiple=True,
+    type=click.Choice(PARTS),
+    help="Leave out users (with roles and tokens), or leases (with their keys). May be given twice.",
+)
+stale_option = click.option("--stale", is_flag=True, help="From the state of one server as it is, without a quorum.")
 
 
 class SavedDocument(msgspec.Struct, frozen=True):
@@ -43,109 +48,120 @@ class SavedDocument(msgspec.Struct, frozen=True):
 
 @click.group("backup", short_help="Save the state of a cluster, check a backup, begin a new cluster from one.")
 def backup() -> None:
-    """Save the whole state of a cluster to a file, check such a file, or begin a new cluster from one."""
+    """Save the whole state of a cluster to a file, check such a file, or begin a new cluster from one.
+
+    FILE is a path, or a URL of fsspec such as s3://bucket/monday.backup, with the extra 'fsspec'.
+    """
 
 
 @backup.command("save", short_help="Save the whole state at one revision to a file.")
 @client_command
-@click.argument("file", type=click.Path(dir_okay=False))
-@click.option("--stale", is_flag=True, help="From the state of one server as it is, without a quorum.")
-async def save(context: Context, *, file: str, stale: bool) -> None:
+@click.argument("file")
+@stale_option
+@without_option
+async def save(context: Context, *, file: str, stale: bool, without: tuple[str, ...]) -> None:
     """Save the whole state of the store at one revision to FILE, from any server, while writes go on.
 
     It holds keys, history, leases and users, with the hashes of their passwords: guard it as you guard the data. The
-    file is checked as a whole before it gets its name. Its SHA-256 stands in FILE.sha256.
+    file is checked as a whole before it gets its name. Its SHA-256 stands in FILE.sha256. For a URL it is saved to a
+    temporary file first (TMPDIR), and read again where it was copied to.
     """
-    disk = OsDisk()
-    if disk.exists(file):
-        raise Failure(f"{file} exists: name another file", EXIT_USAGE, as_json=context.as_json)
-    part = file + PART_SUFFIX
-    try:
-        digest = await _receive(context, disk, part, stale=stale)
-        with _reported(file, as_json=context.as_json):
-            facts = verify_backup(disk, part)
-            assert facts.sha256 == digest, "the file that was written is the one that was read"
-            line = f"{digest}  {os.path.basename(file)}\n".encode()
-            # First: after a crash in between there is a sum without a file, and no file without its sum.
-            replace_file(disk, file + SUM_SUFFIX, line)
-            disk.rename(part, file)
-            disk.sync_dir(os.path.dirname(file) or ".")
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            disk.remove(part)
+    directory, name = split_place(file)
+    with reported(file, as_json=context.as_json):
+        if place_of(directory).exists(name):
+            raise Failure(f"{file} exists: name another file", EXIT_USAGE)
+    facts = await save_backup(context, file, stale=stale, without=without)
     _show(file, facts, as_json=context.as_json)
 
 
-async def _receive(context: Context, disk: OsDisk, part: str, *, stale: bool) -> str:
-    """Write what the server streams to a file, durably; its SHA-256."""
-    with contextlib.suppress(FileNotFoundError):
-        disk.remove(part)
-    digest, offset, unsynced = hashlib.sha256(), 0, 0
-    with _reported(part, as_json=context.as_json):
-        target = disk.open(part, create=True, write=True)
-        try:
-            async with make_client(context) as client:
-                async for piece in read_backup(client, stale=stale, timeout_s=context.timeout_s or TIMEOUT_S):
-                    target.write_at(offset, piece)
-                    digest.update(piece)
-                    offset += len(piece)
-                    unsynced += len(piece)
-                    if unsynced >= WRITE_BYTES:
-                        target.sync()
-                        unsynced = 0
-            target.sync()
-        finally:
-            target.close()
-    return digest.hexdigest()
+@backup.command("schedule", short_help="Save backups at intervals, and remove old ones.")
+@client_command
+@click.argument("target")
+@click.option(
+    "--every",
+    "every_s",
+    type=Duration(),
+    default=DEFAULT_EVERY,
+    metavar="TIME",
+    help="From one to the next: 30m, 6h; at most a day.  [default: 1h]",
+)
+@click.option("--once", is_flag=True, help="Save one, remove old ones, and end: for cron, timers and CronJobs.")
+@click.option(
+    "--keep", type=click.IntRange(1, 100_000), default=DEFAULT_KEEP, show_default=True, help="Keep so many of them."
+)
+@click.option("--keep-for", "keep_for_s", type=TTL, metavar="TIME", help="Keep younger ones as well: 720h.")
+@click.option("--prefix", default="syncline", show_default=True, help="How their names begin, one for each cluster.")
+@stale_option
+@without_option
+async def schedule(
+    context: Context,
+    *,
+    target: str,
+    every_s: float,
+    once: bool,
+    keep: int,
+    keep_for_s: float | None,
+    prefix: str,
+    stale: bool,
+    without: tuple[str, ...],
+) -> None:
+    """Save backups to the directory or URL TARGET at intervals, until SIGTERM or Ctrl-C.
+
+    Their names are PREFIX-YYYYMMDDTHHMMSSZ.backup. After each one the old ones are removed: those that are neither
+    among the newest (--keep) nor young (--keep-for). A backup that fails removes nothing, and is tried again a minute
+    later. Other files in TARGET stay.
+    """
+    if every_s < LEAST_EVERY_S:
+        raise click.UsageError(f"--every is {every_s:g} s: the least is {LEAST_EVERY_S:g} s, since names have seconds")
+    if not prefix or "/" in prefix:
+        raise click.UsageError(f"--prefix is {prefix!r}: it is the begin of a file's name")
+    plan = BackupPlan(target.rstrip("/") or target, prefix, Retention(keep, keep_for_s or 0.0), stale, without)
+    if once:
+        await save_one(context, plan, _now)
+    else:
+        await run_schedule(context, plan, every_s, _now)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 @backup.command("verify", short_help="Check every byte of a backup.")
-@click.argument("file", type=click.Path(dir_okay=False))
+@click.argument("file")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(*, file: str, as_json: bool) -> None:
     """Read FILE as a whole and check every byte: checksums, the digest of the state, and FILE.sha256 if it is there.
 
     Exit status 0 if it is sound, 1 if it is not.
     """
-    with _reported(file, as_json=as_json):
-        facts = verify_backup(OsDisk(), file)
+    with reported(file, as_json=as_json), fetched(file) as local:
+        facts = verify_backup(OsDisk(), local)
         _show(file, facts, as_json=as_json)
 
 
 @backup.command("restore", short_help="Begin a new cluster from a backup.")
-@click.argument("file", type=click.Path(dir_okay=False))
+@click.argument("file")
 @click.option(
     "--data-dir", required=True, type=click.Path(file_okay=False), help="A new directory, for the first node."
 )
 @click.option("--name", required=True, help="Name of the first node.")
+@without_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def restore(*, file: str, data_dir: str, name: str, as_json: bool) -> None:
+def restore(*, file: str, data_dir: str, name: str, without: tuple[str, ...], as_json: bool) -> None:
     """Make DATA-DIR that of the first node of a new cluster, with the state of the backup FILE.
 
     The cluster has a new id. Revisions go on far above those of the backup. Start the node with the same name, then
     each other one with an empty directory and '--join'.
     """
     path = data_dir.rstrip("/") or data_dir
-    with _reported(file, as_json=as_json):
-        restored = restore_backup(OsDisk(), file, path, name=name, rng=random.SystemRandom())
+    with reported(file, as_json=as_json), fetched(file) as local:
+        rng = random.SystemRandom()
+        restored = restore_backup(OsDisk(), local, path, name=name, rng=rng, without=without)
     if as_json:
         print_json(restored)
         return
     print_line(f"{path}: node {name} of the new cluster {restored.cluster_id}, at revision {restored.revision}")
     print_line("Start it by `syncline serve`. Then start each other node with an empty directory and `--join`.")
-
-
-@contextlib.contextmanager
-def _reported(file: str, *, as_json: bool) -> Iterator[None]:
-    """Errors as failures of the command."""
-    try:
-        yield
-    except CorruptionError as error:  # of the backup: no data directory needs a repair
-        raise Failure(str(error), EXIT_FAILED, code="corruption_error", as_json=as_json) from error
-    except SynclineError as error:
-        raise failure_of(error, as_json=as_json) from error
-    except OSError as error:
-        raise Failure(f"{error.filename or file}: {error.strerror or error}", EXIT_FAILED, as_json=as_json) from error
 
 
 def _show(file: str, facts: BackupFacts, *, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 from syncline.cli.log_lines import DescriptorStream, ThreadHandler
 from syncline.cli.up.drain import DRAIN_SIGNAL, DRAINED_LINE
 from syncline.platform import descriptors, interpreter
+from syncline.platform.service_manager import ServiceManager
 from syncline.server.app import KvServer
 from syncline.server.config import ServerConfig
 from syncline.server.logs import JsonFormatter, TextFormatter
@@ -45,18 +46,22 @@ def run_node(config: ServerConfig, *, log_file: str | None, parent_fd: int | Non
     handlers = {number: signal.getsignal(number) for number in (*STOPPING, DRAIN_SIGNAL)}
     interpreter.prepare()
     descriptors.raise_limit()
+    # A node of `up` is not the process that the manager watches.
+    manager = ServiceManager.of(os.environ if parent_fd is None else {})
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_run(config, parent_fd, output))
+            runner.run(_run(config, parent_fd, output, manager))
     finally:
+        manager.close()
         for number, handler in handlers.items():
             signal.signal(number, handler)  # a loop of uvloop that is closed leaves its own, which does nothing
         output.close()
 
 
-async def _run(config: ServerConfig, parent_fd: int | None, output: ThreadHandler) -> None:
+async def _run(config: ServerConfig, parent_fd: int | None, output: ThreadHandler, manager: ServiceManager) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    manager.starting(loop)
     for number in STOPPING:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup has a terminal's end ignored: it stays so
             loop.add_signal_handler(number, _on_signal, stop, number)
@@ -72,8 +77,10 @@ async def _run(config: ServerConfig, parent_fd: int | None, output: ThreadHandle
     if parent_fd is not None:
         loop.add_signal_handler(DRAIN_SIGNAL, lambda: drains.append(loop.create_task(_drain(server, output))))
     output.say(f"syncline: node {config.name} serves {server.http_url}")
+    manager.ready(loop, f"node {config.name} serves {server.http_url}")
     fault = asyncio.create_task(server.closed_by_fault())
     failed = await _done_before(stop, fault)
+    manager.stopping()
     for drain in drains:  # the time is over: a request that is not answered now would wait for a quorum that stops, too
         drain.cancel()
     await server.close(drain_s=0 if drains else None)

@@ -23,7 +23,8 @@ __all__ = ["RequestError", "error_response", "internal_error", "operation_error"
 logger: logging.Logger = logging.getLogger("syncline.server")
 
 RETRY_AFTER: Final = b"Retry-After: 1\r\n"
-"""With every 503: an election takes one to two seconds by default, and whole seconds are all the field can say."""
+"""With every 503, and with each 429 that knows no better time. An election takes one to two seconds by default, and
+whole seconds are all the field can say."""
 
 # Codes of OperationErrors whose status does not follow from the class; the classes are below.
 STATUS_BY_CODE: Final = {
@@ -109,7 +110,7 @@ def problem(
         details=details or None,
         leader=LeaderInfo(*leader) if leader else None,
     )
-    if status == 503:
+    if status == 503 or (status == 429 and b"Retry-After:" not in fields):
         fields = RETRY_AFTER + fields
     answer = bare(status, JSON + fields, encode_json(ErrorAnswer(content)) + b"\n")
     answer.code = code

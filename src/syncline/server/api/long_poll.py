@@ -108,7 +108,9 @@ class LongPolls:
             respond(self._answer(request))
             return
         try:
-            watch = self._hub.watch(key, key + b"\0", _CHANGED, from_revision=first, stale=plan.level == "stale")
+            user = request.principal.user if request.principal is not None else ""
+            stale = plan.level == "stale"
+            watch = self._hub.watch(key, key + b"\0", _CHANGED, from_revision=first, stale=stale, user=user)
         except OperationError as refusal:
             respond(self._explain(refusal))
             return

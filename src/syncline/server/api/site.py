@@ -50,7 +50,8 @@ class Site:
     """The routes of one node. Call it with a request and the function for its answer.
 
     `metrics` renders `/metrics`; `clock` is for the uptime; `policy` decides about requests of web pages and unknown
-    hosts. `wall` is the time since 1970, for the end of tokens; `workers` and `entropy` are for passwords and tokens.
+    hosts. `max_user_requests`: of one user at a time (0: no limit). `wall` is the time since 1970, for the end of
+    tokens; `workers` and `entropy` are for passwords and tokens.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Site:
         clock: Callable[[], float] = time.monotonic,
         policy: CrossSitePolicy | None = None,
         watch_limits: WatchLimits | None = None,
+        max_user_requests: int = 0,
         wall: Callable[[], float] = time.time,
         workers: Workers | None = None,
         entropy: Entropy = system_entropy,
@@ -81,6 +83,7 @@ class Site:
             entropy=entropy,
             cost=password_cost,
             explain=self._explain_either,
+            max_user_requests=max_user_requests,
         )
         gate = self.gate
         self.router: Router = Router(explain=self.explain, explain_read=self.explain_read, policy=policy, gate=gate)

@@ -121,6 +121,7 @@ class WatchRoutes:
                 deletes="delete" in events,
                 stale=STALE.of(parameters),
                 progress_s=progress_s,
+                user=request.principal.user if request.principal is not None else "",
             )
         except OperationError as refusal:
             respond(self._explain(refusal))

@@ -42,6 +42,7 @@ from syncline.server.auth.lockout import LockOut
 from syncline.server.auth.passwords import MAX_PASSWORD_BYTES, PasswordCost, Passwords
 from syncline.server.auth.principal import NoUser, Principal
 from syncline.server.auth.tokens import hash_of_token, id_of_token
+from syncline.server.auth.user_requests import UserRequests
 from syncline.server.http.fields import SAFE_METHODS
 from syncline.server.http.request import Request
 from syncline.server.http.response import Respond, Response
@@ -103,8 +104,12 @@ class AccessGate:
         entropy: Entropy = system_entropy,
         cost: PasswordCost | None = None,
         explain: Callable[[BaseException, bool], Response] = _explained,
+        max_user_requests: int = 0,
     ) -> None:
-        """`explain` makes an answer of an error, and is told whether the request only reads."""
+        """`explain` makes an answer of an error, and is told whether the request only reads. `max_user_requests` of one
+        user are answered at a time (0: no limit).
+        """
+        self._requests = UserRequests(max_user_requests)
         self._backend = backend
         self._clock = clock
         self._wall = wall
@@ -144,7 +149,7 @@ class AccessGate:
         if principal is not None and access.by_keys:  # most requests
             request.principal = principal
             try:
-                handler(request, respond)
+                self._requests.call(principal.user, handler, request, respond)
             except PermissionDenied as refusal:
                 asked = _Asked(request, respond, handler, access, query, argument, field)
                 self._confirm_refusal(asked, refusal)
@@ -179,7 +184,7 @@ class AccessGate:
                 raise denied("do this: it takes the role 'root'")
             if access.operation is not None and access.operation not in permissions.operations:
                 raise denied(f"do this: no role of the user allows the operation {access.operation.name.lower()!r}")
-            asked.handler(request, asked.respond)
+            self._requests.call(principal.user, asked.handler, request, asked.respond)
         except PermissionDenied as refusal:
             if asked.confirmed:
                 asked.respond(error_response(refusal))

@@ -121,7 +121,7 @@ class HttpConnection(asyncio.Protocol):
         self._lane = None
         self._reader.phase = ENDED
         self._output.lost()
-        self._queue.clear()
+        self._queue.clear(self._shared.total)
         self._held.clear()
         self._unregister(self)
 

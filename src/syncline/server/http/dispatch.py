@@ -7,7 +7,8 @@ loop, a share per turn. If the answer before each one started it, the stack woul
 
 Limits. At most `max_in_flight` requests run, and at most `max_held_bytes` of bodies and answers are held. Nothing
 starts while the client does not read. All connections together hold `max_total_held_bytes`; above it requests are
-refused with 503. Health, metrics and version have a share of their own.
+refused with 503, and so are requests above `max_requests` in work. Health, metrics and version pass, with a share of
+the memory of their own.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from functools import partial
 from typing import Final
 
 from syncline.server.api.errors import internal_error, problem
+from syncline.server.http.request import Request
 from syncline.server.http.response import Respond, Response
 from syncline.server.http.shared import Shared
 from syncline.server.http.shortcuts import FastGetLane
@@ -88,6 +90,12 @@ class Dispatcher:
         if total.bytes > total.limit_bytes and not self._has_share(request.path):
             respond(problem(503, "overloaded", "too much is being sent and asked at once; nothing was done"))
             return
+        if not _waits(request):
+            if total.requests >= total.max_requests and not request.path.startswith(VITAL):
+                text = f"this node answers {total.requests} requests already; nothing was done"
+                respond(problem(503, "overloaded", text))
+                return
+            total.begin(slot)
         try:
             shared.handler(request, respond)
         except Exception as error:  # noqa: BLE001 - one request's fault must not end the others'
@@ -99,6 +107,7 @@ class Dispatcher:
         queue.slots.append(slot)
         queue.in_flight += 1
         slot.started_s = self._shared.clock()
+        self._shared.total.begin(slot)
         try:
             lane.handler(lane)
         except Exception as error:  # noqa: BLE001 - one request's fault must not end the others'
@@ -131,6 +140,11 @@ class Dispatcher:
         """Whether a request is answered though all connections together hold too much."""
         total = self._shared.total
         return path.startswith(VITAL) and total.bytes <= total.limit_bytes + self._shared.limits.vital_bytes
+
+
+def _waits(request: Request) -> bool:
+    """Whether it waits for a change: a minute, without work. The watches have limits of their own."""
+    return request.method == "GET" and b"wait=" in request.query
 
 
 def _handler_failed(slot: Slot, respond: Respond, error: Exception) -> None:

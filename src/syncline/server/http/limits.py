@@ -32,6 +32,9 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Bodies and finished answers of one connection in memory; above it no further request of it is started."""
     max_total_held_bytes: int = 256 * MIB
     """The same of all connections together, bodies that are being read included; above it requests are refused."""
+    max_requests: int = 5_000
+    """Requests in work, of all connections together; above it they are refused at once. At 5,000 requests a second the
+    last one waits a second; callers give up after five by default."""
     vital_bytes: int = 16 * MIB
     """Above `max_total_held_bytes`, for health, metrics and version alone: hundreds of such answers."""
 

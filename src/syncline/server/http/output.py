@@ -91,6 +91,8 @@ class Output:
             slot.answer = GIVEN
             _drop(answer)
             return  # the client has gone
+        if slot.counted:
+            shared.total.end(slot)
         if type(answer) is not Response:
             if slots[0] is not slot or link.write_paused:
                 slot.answer = answer  # `flush` makes it when it is its turn
@@ -131,6 +133,7 @@ class Output:
             return
         slots.popleft()
         queue.in_flight -= 1
+        shared.total.end(slot)
         slot.answer = GIVEN
         if shared.observe is not None:
             assert slot.request is not None

@@ -186,6 +186,11 @@ class HttpServer:
         """Bodies and answers of all connections in memory."""
         return self.shared.total.bytes
 
+    @property
+    def requests(self) -> int:
+        """Requests that are started and not answered."""
+        return self.shared.total.requests
+
     # --- the connections' side
 
     def _speaks_tls(self, transport: asyncio.Transport | None) -> None:

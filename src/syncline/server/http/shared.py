@@ -83,7 +83,7 @@ class Shared:
         self.http2: Callable[[Http2Candidate, asyncio.Transport, bytes], None] | None = None
         """Takes over a connection whose first bytes are the preface of HTTP/2, if that is offered or explained."""
         self.making: Making = Making()
-        self.total: TotalBytes = TotalBytes(limits.max_total_held_bytes)
+        self.total: TotalBytes = TotalBytes(limits.max_total_held_bytes, limits.max_requests)
         self.now_s: float = 0.0
         """The loop's time at the last sweep: exact enough for limits of seconds, and free to read."""
         self.closed: bool = False

@@ -16,7 +16,7 @@ requests, no answer is outstanding, and reading is not paused.
 | target | the route's start, then plain signs, no query | begins with `/`; no byte that needs an escape | any |
 | header | the lane's bytes | bytes that were read twice, on any connection | any; each field is checked |
 | body | none | as long as the known header says | any |
-| memory of all clients | below the limit | checked when the request starts | checked when it starts |
+| memory and requests of all clients | below the limits | checked when the request starts | checked when it starts |
 | gives | the key, to the route's own function | a `Request`, to the handler | a `Request`, to the handler |
 
 | phase | header cache, for one header | GET fast path, for one connection |
@@ -243,7 +243,8 @@ class FastGetLane:
         if not data.startswith(start) or len(data) > self._max_url_bytes:
             return False
         argument = data[len(start) : -len(self.end)]
-        if not is_plain(argument) or self._total.bytes > self._total.limit_bytes:
+        total = self._total
+        if not is_plain(argument) or total.bytes > total.limit_bytes or total.requests >= total.max_requests:
             return False
         self.argument = self._request.argument = argument
         self.slot.answer = None

@@ -56,6 +56,8 @@ class Slot(msgspec.Struct, eq=False, gc=False):
     held_bytes: int = 0
     """Its part of the connection's `HeldBytes`: of `waiting` until the request is started, of `running` from then."""
     started_s: float = 0.0
+    counted: bool = False
+    """Whether it counts as a request in work, of all connections of the server together."""
 
 
 GIVEN: Final = Response(200, b"")
@@ -141,8 +143,11 @@ class SlotQueue:
         """
         return not self.in_flight or (request.method in SAFE_METHODS and self.last_method in SAFE_METHODS)
 
-    def clear(self) -> None:
+    def clear(self, total: TotalBytes) -> None:
         """Forget all: the connection is lost."""
+        for slot in self.slots:
+            if slot.counted:
+                total.end(slot)
         self.slots.clear()
         self.unstarted.clear()
         self.in_flight = 0  # an answer that still comes is dropped, and counts nothing
@@ -160,14 +165,31 @@ class SlotQueue:
 
 
 class TotalBytes:
-    """Bodies and answers in memory, of all connections of a server. Invariant: it is the sum of their `HeldBytes`."""
+    """Bodies and answers in memory, and requests in work, of all connections of a server.
 
-    __slots__ = ("bytes", "limit_bytes")
+    Invariants: `bytes` is the sum of their `HeldBytes`; `requests` is the number of slots that are `counted`.
+    """
 
-    def __init__(self, limit_bytes: int) -> None:
+    __slots__ = ("bytes", "limit_bytes", "max_requests", "requests")
+
+    def __init__(self, limit_bytes: int, max_requests: int = 1 << 62) -> None:
         self.bytes: int = 0
         self.limit_bytes: int = limit_bytes
         """Above it requests are refused."""
+        self.requests: int = 0
+        """Started and not answered. A stream counts until it begins; a read that waits for a change never does."""
+        self.max_requests: int = max_requests
+        """Above it requests are refused."""
+
+    def begin(self, slot: Slot) -> None:
+        """Count a request that is started."""
+        slot.counted = True
+        self.requests += 1
+
+    def end(self, slot: Slot) -> None:
+        """Count it no more: it is answered, or its connection is lost."""
+        slot.counted = False
+        self.requests -= 1
 
 
 class HeldBytes:

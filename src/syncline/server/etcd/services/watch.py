@@ -244,6 +244,7 @@ class _WatchStream:
             deletes=_NODELETE not in filters,
             progress_s=PROGRESS_S if create.get("progress_notify") else 0.0,
             owner=self._owner,
+            user=self._caller.principal.user if self._caller.principal is not None else "",
         )
 
     def _wake(self, watch_id: int) -> None:

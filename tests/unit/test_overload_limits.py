@@ -1,0 +1,182 @@
+"""Limits of what clients ask at a time: beyond them an answer at once, with `Retry-After`; nothing is counted twice."""
+
+from __future__ import annotations
+
+import pytest
+
+from syncline.kv.watch import WatchLimits
+from syncline.server.http.limits import HttpLimits
+from syncline.server.http.request import Request
+from syncline.server.http.response import TEXT, Respond, bare
+from syncline.server.http.server import HttpServer
+from tests.helpers.auth_site import AuthWire, bearer, grant
+from tests.helpers.http_wire import Wire, error_of, get
+from tests.helpers.kv_node import KvWire
+
+
+class Slow:
+    """A handler that answers when the test says so."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Respond] = []
+
+    def __call__(self, request: Request, respond: Respond) -> None:
+        self.waiting.append(respond)
+
+    def answer(self) -> None:
+        self.waiting.pop(0)(bare(200, TEXT, b"ok"))
+
+
+@pytest.fixture
+def slow() -> Slow:
+    return Slow()
+
+
+def full(slow: Slow, count: int = 3) -> tuple[HttpServer, list[Wire]]:
+    """A server with so many requests in work, which is its limit, each on a connection of its own."""
+    server = HttpServer(slow, limits=HttpLimits(max_requests=count), wall_time_s=lambda: 0.0)
+    wires = [Wire(server=server) for _ in range(count)]
+    for wire in wires:
+        wire.send(get("/a"))
+    assert server.requests == count
+    return server, wires
+
+
+async def test_requests_above_the_limit_are_answered_at_once(slow: Slow) -> None:
+    server, wires = full(slow)
+    late = Wire(server=server)
+    late.send(get("/b"))
+    await late.settle()
+    (answer,) = late.answers
+    assert (answer.status, answer.headers["retry-after"], error_of(answer.body)["code"]) == (503, "1", "overloaded")
+    assert len(slow.waiting) == 3, "nothing of it reached the handler"
+    slow.answer()
+    late.send(get("/c"))
+    assert len(slow.waiting) == 3
+    for _ in range(3):
+        slow.answer()
+    await late.settle()
+    assert server.requests == 0
+    assert [wire.answers[0].status for wire in wires] == [200] * 3
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health", "/metrics", "/version"])
+async def test_requests_of_operators_pass_the_limit(slow: Slow, path: str) -> None:
+    server, _ = full(slow)
+    Wire(server=server).send(get(path))
+    assert len(slow.waiting) == 4
+    assert server.requests == 4
+
+
+async def test_requests_of_lost_connections_are_not_counted(slow: Slow) -> None:
+    server, wires = full(slow)
+    for wire in wires:
+        wire.transport.abort()
+    assert server.requests == 0
+    for _ in range(3):
+        slow.answer()
+    assert server.requests == 0, "a late answer counts nothing"
+
+
+async def test_requests_that_wait_behind_others_are_not_counted(slow: Slow) -> None:
+    server = HttpServer(slow, limits=HttpLimits(max_requests=3), wall_time_s=lambda: 0.0)
+    wire = Wire(server=server)
+    wire.send(b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n" * 5)
+    assert server.requests == 1
+    for _ in range(5):
+        slow.answer()
+        await wire.settle()
+    assert server.requests == 0
+
+
+async def test_reads_that_wait_for_a_change_take_no_place() -> None:
+    wire = KvWire(limits=HttpLimits(max_requests=1))
+    wire.send(b"GET /key/a?wait=30s HTTP/1.1\r\nHost: x\r\n\r\n")
+    await wire.settle()
+    assert wire.server.requests == 0
+
+
+async def test_requests_of_the_fast_path_are_counted_and_refused() -> None:
+    """It takes the second and later plain reads of a connection."""
+    wire = KvWire(limits=HttpLimits(max_requests=2))
+    wire.backend.hold = True
+    request = b"GET /key/a HTTP/1.1\r\nHost: x\r\n\r\n"
+    wire.backend.hold = False
+    for _ in range(4):
+        wire.send(request)
+        await wire.settle()
+    assert wire.server.requests == 0
+    wire.backend.hold = True
+    others = [Wire(server=wire.server) for _ in range(2)]
+    for other in others:
+        other.send(request)
+    assert wire.server.requests == 2
+    wire.send(request)
+    await wire.settle()
+    assert wire.answers[-1].status == 503
+    assert wire.server.requests == 2
+
+
+# -- users ------------------------------------------------------------------------------------------------------------
+
+
+async def test_requests_of_one_user_are_limited_and_leave_room_for_others() -> None:
+    first = AuthWire(max_user_requests=2)
+    grant(first.backend, writes=[(b"a", None)])
+    others = [AuthConnection(first) for _ in range(3)]
+    assert (await first.ask("PUT", "/key/a", b"v", bearer("ann"))).status == 200
+    first.backend.hold = True
+    for wire in others[:2]:
+        wire.put("ann")
+    refused = await first.ask("PUT", "/key/a", b"v", bearer("ann"))
+    assert (refused.status, refused.headers["retry-after"], error_of(refused.body)["code"]) == (429, "1", "limit")
+    others[2].put("root")
+    assert len(first.backend.held) == 3
+    while first.backend.held:
+        first.backend.release()
+    await first.settle()
+    assert first.site.gate._requests.running == {}
+    first.backend.hold = False
+    assert (await first.ask("PUT", "/key/a", b"v", bearer("ann"))).status == 200
+
+
+async def test_refused_requests_of_a_user_are_not_counted() -> None:
+    wire = AuthWire(max_user_requests=2)
+    grant(wire.backend, writes=[(b"a", b"b")])
+    for _ in range(5):
+        assert (await wire.ask("PUT", "/key/zzz", b"v", bearer("ann"))).status == 403
+        assert (await wire.ask("PUT", "/key/a?x=1", b"v", bearer("ann"))).status == 400
+    assert wire.site.gate._requests.running == {}
+
+
+async def test_watches_of_one_user_are_limited_and_leave_room_for_others() -> None:
+    first = AuthWire(watch_limits=WatchLimits(max_user_watches=2))
+    grant(first.backend, reads=[(b"a", None)])
+    assert (await first.ask("GET", "/key/a", b"", bearer("ann"))).status == 200
+    held = [AuthConnection(first) for _ in range(3)]
+    for wire in held[:2]:
+        wire.watch("ann")
+    assert len(first.site.watches) == 2
+    refused = await first.ask("GET", "/watch?prefix=a", b"", bearer("ann"))
+    assert (refused.status, refused.headers["retry-after"], error_of(refused.body)["code"]) == (429, "1", "limit")
+    held[2].watch("root")
+    await first.settle()
+    assert len(first.site.watches) == 3
+    held[0].transport.abort()
+    first.site.watches.check()
+    held.append(AuthConnection(first))
+    held[-1].watch("ann")
+    assert len(first.site.watches) == 3
+
+
+class AuthConnection(Wire):
+    """A further connection to a site of users."""
+
+    def __init__(self, first: AuthWire) -> None:
+        super().__init__(server=first.server)
+
+    def put(self, user: str) -> None:
+        self.send(f"PUT /key/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n{bearer(user)}\r\n\r\nv".encode())
+
+    def watch(self, user: str) -> None:
+        self.send(f"GET /watch?prefix=a HTTP/1.1\r\nHost: x\r\n{bearer(user)}\r\n\r\n".encode())
