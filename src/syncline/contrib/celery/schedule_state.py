@@ -45,7 +45,7 @@ class ScheduleState:
                 state = msgspec.json.decode(item.value or b"", type=EntryState)
                 found[item.key.decode()[len(self._prefix) :]] = state
             except (msgspec.DecodeError, UnicodeDecodeError):
-                continue  # it is written anew with the next run of the entry
+                continue  # it is written again with the next run of the entry
         return found
 
     def write(self, states: dict[str, EntryState]) -> None:

@@ -15,18 +15,18 @@ from syncline.errors import DeadlineExceeded, Dropped, NoLeader, Unreachable
 if TYPE_CHECKING:
     from celery import Celery
 
-__all__ = ["Backend"]
+__all__ = ["ResultBackend"]
 
 PREFIX: Final = b"celery-results/"
 SHORTEST_S: Final = 2.0
 """The shortest time that a key can live."""
 
 
-class Backend(KeyValueStoreBackend):
-    """Results, groups and chords: `result_backend = "syncline.contrib.celery:Backend"`.
+class ResultBackend(KeyValueStoreBackend):
+    """Results, groups and chords: `result_backend = "syncline.contrib.celery:ResultBackend"`.
 
     A result that is written is on a majority of the nodes, and each reader sees it. It ends after `result_expires`. The
-    cluster is that of `syncline_url`, or stands in the setting itself: `"syncline.contrib.celery:Backend+http://…"`.
+    cluster is that of `syncline_url`, or stands in the setting itself: `"syncline.contrib.celery:ResultBackend+http://…"`.
     """
 
     supports_autoexpire = True
