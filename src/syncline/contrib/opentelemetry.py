@@ -15,8 +15,8 @@ from syncline.contrib.figures import FIGURES, HasStats, RetryCounter, StatsSourc
 
 try:
     from opentelemetry.metrics import Observation
-except ModuleNotFoundError as error:
-    raise missing_extra("syncline.contrib.opentelemetry", "opentelemetry", error) from error
+except ModuleNotFoundError as _error:
+    raise missing_extra("syncline.contrib.opentelemetry", "opentelemetry", _error) from _error
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter

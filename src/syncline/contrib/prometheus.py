@@ -15,9 +15,8 @@ from syncline.contrib.figures import FIGURES, ROLES, HasStats, RetryCounter, Sta
 
 try:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-    from prometheus_client.registry import Collector
-except ModuleNotFoundError as error:
-    raise missing_extra("syncline.contrib.prometheus", "prometheus", error) from error
+except ModuleNotFoundError as _error:
+    raise missing_extra("syncline.contrib.prometheus", "prometheus", _error) from _error
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["NodeCollector", "RetryCollector", "RetryCounter"]
 
 
-class NodeCollector(Collector):
+class NodeCollector:
     """The figures of `raft.stats()`, under the names of the server's `/metrics`, with the label `node`.
 
     Several nodes of one process need names of their own, and a registry each, or one collector. Make it where the node
@@ -67,7 +66,7 @@ class NodeCollector(Collector):
         yield active
 
 
-class RetryCollector(Collector):
+class RetryCollector:
     """`syncline_client_retries_total`, by the code of the error: what a `RetryCounter` has counted."""
 
     def __init__(self, counter: RetryCounter) -> None:

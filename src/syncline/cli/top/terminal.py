@@ -23,7 +23,7 @@ class TopTerminal:
     """What has happened at the terminal since the last picture."""
 
     def __init__(self) -> None:
-        self.quits = False
+        self.quits: bool = False
         self._happened = asyncio.Event()
 
     def size(self) -> os.terminal_size:

@@ -11,7 +11,7 @@ from syncline.contrib.extras import missing_extra
 
 try:
     from syncline.contrib.apscheduler.store import JobStore
-except ModuleNotFoundError as error:
-    raise missing_extra("syncline.contrib.apscheduler", "apscheduler", error) from error
+except ModuleNotFoundError as _error:
+    raise missing_extra("syncline.contrib.apscheduler", "apscheduler", _error) from _error
 
 __all__ = ["JobStore"]

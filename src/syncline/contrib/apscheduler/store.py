@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 from apscheduler.job import Job
-from apscheduler.jobstores.base import BaseJobStore, ConflictingIdError, JobLookupError
+from apscheduler.jobstores.base import ConflictingIdError, JobLookupError
 
 from syncline.client import BlockingLock, Compare, DeleteOp, DeletePrefixOp, OperationResult, PutOp, TxnOp
+from syncline.contrib.apscheduler.bases import JobStoreBase
 from syncline.contrib.apscheduler.plain import json_dumps, json_loads
 from syncline.contrib.apscheduler.records import NO_JSON, JobRecord, StoredJob
 from syncline.contrib.connection import client_of
@@ -27,7 +28,7 @@ MOST_DUE: Final = 500
 LATEST: Final = datetime.max.replace(tzinfo=UTC)
 
 
-class JobStore(BaseJobStore):
+class JobStore(JobStoreBase):
     """Jobs of APScheduler 3 in the store; of several schedulers one runs them, and the next one if that dies.
 
         scheduler = BackgroundScheduler(job_defaults={"misfire_grace_time": 60})

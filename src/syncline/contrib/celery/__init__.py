@@ -15,7 +15,7 @@ try:
     from syncline.contrib.celery.beat import Scheduler
     from syncline.contrib.celery.once_task import OnceTask
     from syncline.contrib.celery.result_backend import ResultBackend
-except ModuleNotFoundError as error:
-    raise missing_extra("syncline.contrib.celery", "celery", error) from error
+except ModuleNotFoundError as _error:
+    raise missing_extra("syncline.contrib.celery", "celery", _error) from _error
 
 __all__ = ["ResultBackend", "OnceTask", "Scheduler"]

@@ -13,6 +13,7 @@ from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError as BrokerError
 
 from syncline.client import BlockingLock, Client
+from syncline.contrib.celery.bases import SchedulerBase
 from syncline.contrib.celery.schedule_state import EntryState, ScheduleState
 from syncline.contrib.celery.settings import client_for, number_setting, text_setting
 from syncline.errors import DeadlineExceeded, LockLost, OperationError, SynclineError
@@ -35,7 +36,7 @@ PAUSE_S: Final = 1.0
 _log = get_logger(__name__)
 
 
-class Scheduler(beat.Scheduler):
+class Scheduler(SchedulerBase):
     """Celery's scheduler with its state in the store: `beat_scheduler = "syncline.contrib.celery:Scheduler"`.
 
     Any number of hosts may run `celery beat`. One has the lock and sends; the others wait for it. Before a run is sent,
@@ -69,7 +70,7 @@ class Scheduler(beat.Scheduler):
             if state is None:
                 return 0.0
             self._send_again()
-            wait_s: float = super().tick(*arguments, **named)
+            wait_s = super().tick(*arguments, **named)
         except LockLost as error:
             _log.warning("beat: %s", error)
             self._give_up()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from celery import Task
 from celery.utils.log import get_logger
 
 from syncline.client import Client
+from syncline.contrib.celery.bases import TaskBase
 from syncline.contrib.celery.beat import RUN_HEADER
 from syncline.contrib.celery.settings import client_for
 
@@ -26,7 +26,7 @@ _log = get_logger(__name__)
 Result = TypeVar("Result")
 
 
-class OnceTask(Task):
+class OnceTask(TaskBase):
     """Base of tasks: `@app.task(base=OnceTask)`, or `Celery(task_cls="syncline.contrib.celery:OnceTask")` for all.
 
     A message of beat has the id of its run. The first worker that gets it claims the run in the store, and runs the

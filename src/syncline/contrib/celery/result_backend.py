@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from celery.backends.base import KeyValueStoreBackend
-
 from syncline.client import Client
+from syncline.contrib.celery.bases import StoreBackendBase
 from syncline.contrib.celery.settings import client_for
 from syncline.contrib.connection import client_of
 from syncline.errors import DeadlineExceeded, Dropped, NoLeader, Unreachable
@@ -22,7 +21,7 @@ SHORTEST_S: Final = 2.0
 """The shortest time that a key can live."""
 
 
-class ResultBackend(KeyValueStoreBackend):
+class ResultBackend(StoreBackendBase):
     """Results, groups and chords: `result_backend = "syncline.contrib.celery:ResultBackend"`.
 
     A result that is written is on a majority of the nodes, and each reader sees it. It ends after `result_expires`. The

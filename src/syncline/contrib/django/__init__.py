@@ -12,7 +12,7 @@ from syncline.contrib.extras import missing_extra
 try:
     from syncline.contrib.django.cache import Cache
     from syncline.contrib.django.values import JsonSerializer
-except ModuleNotFoundError as error:
-    raise missing_extra("syncline.contrib.django", "django", error) from error
+except ModuleNotFoundError as _error:
+    raise missing_extra("syncline.contrib.django", "django", _error) from _error
 
 __all__ = ["Cache", "JsonSerializer"]

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
+from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
 from syncline.client import BlockingLock, Client, DeleteOp, DeletePrefixOp
 from syncline.contrib.connection import client_of
+from syncline.contrib.django.bases import CacheBase
 from syncline.contrib.django.values import CachedValue, decode_value, encode_value, serializer_of
 from syncline.errors import ConfigError, OperationError, Rejected
 
@@ -30,7 +31,7 @@ _clients: dict[str, Client] = {}
 _clients_guard = threading.Lock()
 
 
-class Cache(BaseCache):
+class Cache(CacheBase):
     """A cache that all processes and hosts share: `"BACKEND": "syncline.contrib.django.Cache"`.
 
     What one process has set, each other one reads, also after the death of a node. Values live for as long as their
