@@ -106,12 +106,14 @@ class Beats:
         """Each run that was ever begun was carried out, and once."""
         for beat in self.beats:
             beat.send_signal(signal.SIGTERM)
-        assert [beat.wait(30) for beat in self.beats] == [0] * len(self.beats)
+        ends = {beat.wait(30) for beat in self.beats}
+        assert ends <= {0, -signal.SIGTERM}  # one that has just been started has no handler yet
         state = msgspec.json.decode(self._state())
-        until("all runs", lambda: len(self.runs()) + ("sending" in state) >= self.sent())
+        sent = self.sent() - ("sending" in state)  # beat was stopped before it could send this one
+        until("all runs", lambda: len(self.runs()) >= sent)
         runs = self.runs()
         assert len(runs) == len(set(runs)), "a run was doubled"
-        assert len(runs) == self.sent(), "a run was lost"
+        assert sent <= len(runs) <= self.sent(), "a run was lost"
 
     def _state(self) -> bytes:
         found = self.kv.get(ENTRY)
