@@ -103,7 +103,7 @@ def test_contrib_retry_counter_is_bounded() -> None:
     assert (len(counts), counts["other"]) == (51, 50)
 
 
-def test_contrib_client_is_made_before_a_fork_and_by_default_for_this_machine() -> None:
+def test_contrib_client_without_endpoints_is_for_this_machine() -> None:
     with environment({"SYNCLINE_ENDPOINTS": ""}):
         kv = client_of(None, None, where="the options")
     assert isinstance(kv, Client)

@@ -170,7 +170,7 @@ def test_beat_restart_goes_on_with_the_stored_schedule(beats: Beats) -> None:
     for beat in beats.beats:
         beat.send_signal(signal.SIGTERM)
     for beat in beats.beats:
-        assert beat.wait(30) == 0
+        assert beat.wait(30) in {0, -signal.SIGTERM}  # the second one may have no handler yet
     beats.beats.clear()
     assert not beats.kv.list("locks/beat/").items
     beats.start_beat()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Final
 
 import click
@@ -45,6 +46,10 @@ def shell(endpoints: str | None) -> None:
         statuses = [_run(line, chosen) for line in _lines_of_input()]
         if any(statuses):
             raise Told(EXIT_FAILED)
+        return
+    if find_spec("readline") is None:  # some builds of Python have none: lines can be typed all the same
+        for line in _typed():
+            _run(line, chosen)
         return
     history = ShellHistory()
     history.load()
