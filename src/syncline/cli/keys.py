@@ -9,6 +9,7 @@ from typing import Final
 import click
 
 from syncline.cli.common import TTL, Context, client_command, key_bytes, make_client
+from syncline.cli.completing import complete_keys
 from syncline.cli.exits import EXIT_NOT_FOUND, Failure
 from syncline.cli.output import json_key, json_text, print_bytes, print_json, print_line, shown
 from syncline.cli.streams import acknowledged
@@ -25,7 +26,7 @@ REVISION: Final = click.option(
 
 @click.command("get", short_help="Print a key's value.")
 @client_command
-@click.argument("key")
+@click.argument("key", shell_complete=complete_keys)
 @REVISION
 @click.option("--consistency", type=CONSISTENCY, help="How fresh the answer must be.  [default: linearizable]")
 async def get(context: Context, *, key: str, revision: int | None, consistency: str | None) -> None:
@@ -47,7 +48,7 @@ async def get(context: Context, *, key: str, revision: int | None, consistency: 
 
 @click.command("put", short_help="Write a key.")
 @client_command
-@click.argument("key")
+@click.argument("key", shell_complete=complete_keys)
 @click.argument("value", required=False)
 @click.option("--file", "path", type=click.Path(dir_okay=False), help="Take the value from a file (-: standard input).")
 @click.option("--if-revision", type=click.IntRange(min=1), help="Only if the key's revision is this one.")
@@ -88,7 +89,7 @@ async def put(
 
 @click.command("del", short_help="Delete a key.")
 @client_command
-@click.argument("key")
+@click.argument("key", shell_complete=complete_keys)
 @click.option("--if-revision", type=click.IntRange(min=1), help="Only if the key's revision is this one.")
 @click.option("--prefix", "is_prefix", is_flag=True, help="Delete all keys that begin with KEY.")
 @click.option("--yes", is_flag=True, help="With --prefix: don't ask.")
@@ -135,7 +136,7 @@ async def _delete_prefix(context: Context, prefix: bytes, *, sure: bool) -> None
 
 @click.command("list", short_help="List keys in order.")
 @client_command
-@click.argument("prefix", default="")
+@click.argument("prefix", default="", shell_complete=complete_keys)
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many keys.  [default: all]")
 @click.option("--values", is_flag=True, help="Print values, too: KEY<tab>VALUE.")
 @click.option("-l", "--long", "is_long", is_flag=True, help="Print revisions, version, size and lease, too.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from syncline.cli.common import TTL, Context, client_command, key_bytes, make_client
+from syncline.cli.completing import complete_keys
 from syncline.cli.output import json_key, print_json, print_line, shown
 from syncline.cli.streams import acknowledged
 
@@ -101,7 +102,7 @@ async def list_leases(context: Context) -> None:
 
 @click.command("touch", short_help="Give a key a time to live.")
 @client_command
-@click.argument("key")
+@click.argument("key", shell_complete=complete_keys)
 @click.option("--ttl", "ttl_s", type=TTL, metavar="TIME", required=True, help="Delete it after this time: 30s, 5m, 2h.")
 async def touch(context: Context, *, key: str, ttl_s: float) -> None:
     """Let a key be deleted after a time that begins now. Its value stays as it is.

@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -15,6 +15,9 @@ from syncline.cli.log_lines import keep_standard_descriptors
 from syncline.cli.streams import say, silence
 from syncline.errors import SynclineError
 from syncline.version import __version__
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 __all__ = ["cli", "main"]
 
@@ -65,6 +68,12 @@ _COMMANDS: Final = {
     "doctor": ("syncline.cli.doctor.command:doctor", "Check this machine for a node."),
     "debug": ("syncline.cli.debug.command:debug", "Make a bundle for a bug report, without secrets."),
     "bench": ("syncline.cli.bench.command:bench", "Measure what to expect of this machine, or of a cluster."),
+    "top": ("syncline.cli.top.command:top", "Show what the nodes do, live: rates, latency, lag."),
+    "shell": ("syncline.cli.shell.command:shell", "Type commands one after the other, with history and completion."),
+    "completion": (
+        "syncline.cli.completion:completion",
+        "Print the script by which a shell completes commands and keys.",
+    ),
     "recover": ("syncline.cli.recover.command:recover", "After a lost quorum, start a new cluster from one node."),
 }
 
@@ -103,6 +112,15 @@ class _LazyGroup(click.Group):
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             raise click.UsageError(f"No such command {args[0]!r}{_suggestion(args[0])}", ctx) from error
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands, without importing them."""
+        from click.shell_completion import CompletionItem
+
+        items = [
+            CompletionItem(name, help=text) for name, (_, text) in _COMMANDS.items() if name.startswith(incomplete)
+        ]
+        return [*items, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         with formatter.section("Commands"):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import click
 
 from syncline.cli.common import Context, client_command, key_bytes, make_client
+from syncline.cli.completing import complete_keys
 from syncline.cli.exits import EXIT_CONFLICT, Told
 from syncline.cli.output import json_key, print_json, print_line, shown
 from syncline.cli.streams import acknowledged
@@ -71,7 +72,7 @@ async def txn(context: Context, *, path: str | None) -> None:
 
 @click.command("incr", short_help="Add to the number that is a key's value.")
 @client_command
-@click.argument("key")
+@click.argument("key", shell_complete=complete_keys)
 @click.option("--by", type=int, default=1, show_default=True, help="What is added; it may be negative.")
 @click.option("--initial", type=int, default=0, show_default=True, help="What an absent key counts as.")
 async def increment(context: Context, *, key: str, by: int, initial: int) -> None:

@@ -12,6 +12,7 @@ from typing import Final, cast
 import click
 
 from syncline.cli.common import Context, client_command, key_bytes, make_client
+from syncline.cli.completing import complete_keys
 from syncline.cli.exits import EXIT_FAILED, Failure
 from syncline.cli.output import json_key, json_text, print_line, shown
 from syncline.cli.user_command import WithCommand, user_command
@@ -26,7 +27,7 @@ VARIABLE_BYTES: Final = 100_000
 
 @click.command("watch", cls=WithCommand, short_help="Print what changes, as it happens.")
 @client_command
-@click.argument("key", required=False)
+@click.argument("key", required=False, shell_complete=complete_keys)
 @click.option("--prefix", help="Watch the keys that begin with it; an empty one: all keys.")
 @click.option("--rev", "revision", type=click.IntRange(min=1), help="From this revision on.  [default: the next one]")
 @click.option("--prev", is_flag=True, help="Print the value before each change, too.")

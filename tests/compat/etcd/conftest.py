@@ -14,7 +14,7 @@ import pytest
 
 from syncline.testing.process_cluster import ProcessCluster
 from tests.compat.etcd.corpus import missing_clients, missing_text
-from tests.compat.etcd.waiting import until
+from tests.compat.waiting import until
 from tests.helpers.ports import free_block
 
 collect_ignore_glob = ["test_*.py"] if missing_clients() else []

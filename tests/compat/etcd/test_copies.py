@@ -11,7 +11,7 @@ import pytest
 from syncline.client import Client
 from syncline.testing.process_cluster import ProcessCluster
 from tests.compat.etcd.etcdctl import Etcdctl
-from tests.compat.etcd.waiting import until
+from tests.compat.waiting import until
 from tests.helpers.command import environment, syncline
 
 KEYS = 300

@@ -19,7 +19,7 @@ from tooz import coordination
 
 from syncline.client import Client
 from syncline.testing.process_cluster import ProcessCluster
-from tests.compat.etcd.waiting import until
+from tests.compat.waiting import until
 
 WRITES = 60
 TTL_S = 20

@@ -16,7 +16,7 @@ import pytest
 from syncline.client import Client
 from syncline.testing.process_cluster import ProcessCluster
 from tests.compat.etcd.etcdctl import Etcdctl
-from tests.compat.etcd.waiting import DEADLINE_S, until
+from tests.compat.waiting import DEADLINE_S, until
 
 WRITES = 60
 TTL_S = 20

@@ -1,0 +1,1 @@
+"""The command `shell`: the other commands, typed one after the other."""

@@ -1,0 +1,1 @@
+"""The command `top`: the cluster's nodes at work."""

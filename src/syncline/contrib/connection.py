@@ -1,0 +1,79 @@
+"""The client of an integration, made from the framework's settings and the environment."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from syncline.client import DEFAULT_TIMEOUT_S, Client
+from syncline.client.tls import trusting_context
+from syncline.errors import ConfigError
+
+__all__ = ["ENDPOINTS_VARIABLE", "client_of"]
+
+ENDPOINTS_VARIABLE: Final = "SYNCLINE_ENDPOINTS"
+TOKEN_FILE_VARIABLE: Final = "SYNCLINE_TOKEN_FILE"  # noqa: S105 - the name of a variable
+TOKEN_BYTES: Final = 4096
+"""A file that is larger is no token's: it is not read."""
+
+DEFAULT_ENDPOINTS: Final = "http://127.0.0.1:8080,http://127.0.0.1:8081,http://127.0.0.1:8082"
+"""Where `syncline up` listens by default."""
+
+_OPTIONS: Final = ("timeout", "user", "password", "token", "token_file", "cacert", "cert", "key_file")
+
+
+def client_of(
+    endpoints: str | Iterable[str] | None, options: Mapping[str, object] | None = None, *, where: str
+) -> Client:
+    """Make the blocking client for an integration. It may be made before a server forks its workers.
+
+    `endpoints`: URLs, separated by commas or as a list; nothing: those of `SYNCLINE_ENDPOINTS`, else those of
+    `syncline up`. `options`: `timeout` (seconds), `user` and `password`, or `token` or `token_file` (or
+    `SYNCLINE_TOKEN_FILE`), and for https `cacert`, `cert`, `key_file`. `where` they stand, for errors.
+
+    Raises:
+        ConfigError: there is no such option, or a value can't be used.
+    """
+    given = dict(options or {})
+    unknown = sorted(set(given) - set(_OPTIONS))
+    if unknown:
+        raise ConfigError(f"{where}: there is no option {unknown[0]!r}; accepted are {', '.join(_OPTIONS)}")
+    texts = {name: _text(given.get(name), name, where) for name in _OPTIONS if name != "timeout"}
+    timeout = given.get("timeout", DEFAULT_TIMEOUT_S)
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise ConfigError(f"{where}: timeout is {timeout!r}: it must be a number of seconds")
+    credential = texts["token"] or texts["user"]
+    token_file = texts["token_file"] or (None if credential else os.environ.get(TOKEN_FILE_VARIABLE))
+    return Client(
+        endpoints or os.environ.get(ENDPOINTS_VARIABLE) or DEFAULT_ENDPOINTS,
+        timeout=timeout,
+        tls=_tls(texts),
+        user=texts["user"],
+        password=texts["password"],
+        token=texts["token"] or (_token_in(token_file, where) if token_file else None),
+    )
+
+
+def _text(value: object, name: str, where: str) -> str | None:
+    if value is None or isinstance(value, str):
+        return value or None
+    raise ConfigError(f"{where}: {name} must be text, not {type(value).__name__}")
+
+
+def _tls(texts: Mapping[str, str | None]) -> ssl.SSLContext | None:
+    files = texts["cacert"], texts["cert"], texts["key_file"]
+    return trusting_context(*files, settings=("cacert", "cert", "key_file")) if any(files) else None
+
+
+def _token_in(path: str, where: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read(TOKEN_BYTES + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{where}: the token file {path} can't be read: {error}") from error
+    token = text.strip()
+    if not token or len(text) > TOKEN_BYTES:
+        raise ConfigError(f"{where}: the token file {path} holds no token")
+    return token

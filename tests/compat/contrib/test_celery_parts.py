@@ -1,0 +1,132 @@
+"""Results in the store, and beat while the cluster or the broker is away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from celery import Celery, chord, group
+from celery.contrib.testing.worker import start_worker
+from kombu.exceptions import OperationalError
+
+from syncline.client import Client
+from syncline.contrib.celery import ResultBackend, Scheduler
+from syncline.errors import ConfigError
+from syncline.testing.process_cluster import ProcessCluster
+from tests.helpers.ports import free_block
+
+LIMIT_S = 60
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def application(url: str) -> Celery:
+    app = Celery("parts", broker="memory://", set_as_current=False)
+    app.conf.syncline_url = url
+    app.conf.result_backend = "syncline.contrib.celery:ResultBackend"
+    app.conf.beat_schedule = {"tick": {"task": "tick", "schedule": 0.01}}
+    return app
+
+
+@pytest.fixture
+def app(kv: Client, syncline_cluster: ProcessCluster) -> Celery:
+    del kv
+    return application(",".join(syncline_cluster.endpoints))
+
+
+@pytest.fixture
+def beat(app: Celery) -> Iterator[Scheduler]:
+    made = Scheduler(app)
+    yield made
+    made.close()
+
+
+def test_results_groups_and_chords_come_back(app: Celery, kv: Client) -> None:
+    @app.task(name="add")
+    def add(a: int, b: int) -> int:
+        return a + b
+
+    @app.task(name="total")
+    def total(parts: list[int]) -> int:
+        return sum(parts)
+
+    @app.task(name="fail")
+    def fail() -> None:
+        raise ValueError("no")
+
+    app.set_current()
+    app.finalize()
+    with start_worker(app, perform_ping_check=False, pool="solo"):
+        assert add.delay(1, 2).get(timeout=LIMIT_S) == 3
+        assert group(add.s(n, n) for n in range(3))().get(timeout=LIMIT_S) == [0, 2, 4]
+        assert chord([add.s(n, n) for n in range(3)], total.s())().get(timeout=LIMIT_S) == 6
+        with pytest.raises(ValueError, match="no"):
+            fail.delay().get(timeout=LIMIT_S)
+    for item in kv.list("celery-results/").items:
+        assert item.lease, "each has an end"
+
+
+def test_result_backend_url_may_stand_in_its_setting(syncline_cluster: ProcessCluster, kv: Client) -> None:
+    app = application("http://127.0.0.1:1")
+    app.conf.result_backend = f"syncline.contrib.celery:ResultBackend+{syncline_cluster.endpoints[0]}"
+    assert isinstance(app.backend, ResultBackend)
+    app.backend.set("a", b"1")
+    assert (app.backend.get("a"), app.backend.mget(["none", "a"])) == (b"1", [None, b"1"])
+    assert kv.get("celery-results/a") is not None
+    app.backend.delete("a")
+    assert app.backend.get("a") is None
+
+
+def test_beat_without_a_cluster_tries_again() -> None:
+    app = application(f"http://127.0.0.1:{free_block(1)}")
+    app.conf.syncline_options = {"timeout": 0.5}
+    beat = Scheduler(app)
+    assert beat.tick() == 1.0
+    assert beat.tick() == 1.0
+    beat.close()
+
+
+def test_beat_sends_what_the_broker_could_not_take_when_it_is_back(
+    beat: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    away = True
+
+    def send(name: str, *_: object, **options: object) -> None:
+        if away:
+            raise OperationalError("the broker is away")
+        sent.append(str(options["task_id"]))
+
+    monkeypatch.setattr(beat.app, "send_task", send)
+    while not beat._sending:
+        assert beat.tick() >= 0
+    [run] = beat._sending.values()
+    assert not sent
+    away = False
+    beat.tick()
+    assert sent[0] == run
+    assert "tick" not in beat._sending or beat._sending["tick"] != run
+
+
+def test_beat_leaves_out_a_run_that_can_never_be_sent(beat: Scheduler, monkeypatch: pytest.MonkeyPatch) -> None:
+    def send(*_: object, **__: object) -> None:
+        raise TypeError("not to be encoded")
+
+    monkeypatch.setattr(beat.app, "send_task", send)
+    while beat.schedule["tick"].total_run_count < 2:
+        beat.tick()
+    assert not beat._sending
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("syncline_beat_name", 7, "must be text"),
+        ("syncline_beat_ttl", "soon", "must be a number of seconds"),
+    ],
+)
+def test_beat_with_a_bad_setting_is_refused(name: str, value: object, text: str) -> None:
+    app = application("http://127.0.0.1:1")
+    app.conf[name] = value
+    with pytest.raises(ConfigError, match=text):
+        Scheduler(app)

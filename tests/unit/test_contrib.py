@@ -1,0 +1,111 @@
+"""`syncline.contrib` without its frameworks, and the options that all its parts share."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from syncline.client import Client
+from syncline.contrib.connection import client_of
+from syncline.contrib.figures import RetryCounter
+from syncline.errors import ConfigError, Unreachable
+from tests.helpers.command import environment
+from tests.helpers.site_server import site_in_thread
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "contrib"
+PROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
+
+EXTRAS = {
+    "apscheduler": ("apscheduler", "apscheduler"),
+    "celery": ("celery", "celery"),
+    "django": ("django", "django"),
+    "opentelemetry": ("opentelemetry", "otel"),
+    "prometheus": ("prometheus_client", "prometheus"),
+}
+"""Each module of ours, the framework that it needs, and the extra that brings it."""
+
+PROGRAM = """
+import sys, syncline.contrib
+for ours, (framework, _) in {extras!r}.items():
+    sys.modules[framework] = None
+    try:
+        __import__(f"syncline.contrib.{{ours}}")
+    except ImportError as error:
+        print(error)
+"""
+
+
+def test_contrib_without_a_framework_names_the_extra() -> None:
+    """In a process of its own. The extra is one of the project's."""
+    program = PROGRAM.format(extras=EXTRAS)
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    told = ran.stdout.splitlines()
+    for line, (ours, (framework, extra)) in zip(told, EXTRAS.items(), strict=True):
+        assert f"syncline.contrib.{ours} can't be imported" in line
+        assert framework in line
+        assert f"pip install 'syncline[{extra}]'" in line
+    declared = set(re.findall(r"^(\w+) = \[", PROJECT.read_text(), re.MULTILINE))
+    assert {extra for _, extra in EXTRAS.values()} <= declared
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
+def test_contrib_program_of_a_page_has_at_most_ten_lines(page: Path) -> None:
+    """`make compat` runs them."""
+    if page.stem == "README":
+        return
+    [first, *_] = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    assert len([line for line in first.splitlines() if line.strip()]) <= 10
+
+
+def test_contrib_client_takes_endpoints_and_token_from_the_environment(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("secret\n")
+    with site_in_thread() as site:
+        with environment({"SYNCLINE_ENDPOINTS": site.url, "SYNCLINE_TOKEN_FILE": str(token)}):
+            kv = client_of(None, {}, where="the options")
+        with kv:
+            kv.put("a", "1")
+            found = kv.get("a")
+            assert found is not None
+        with client_of([site.url], {"timeout": 3}, where="the options") as other:
+            assert other.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"tokn": "x"}, "the options: there is no option 'tokn'; accepted are timeout, user"),
+        ({"timeout": "soon"}, "the options: timeout is 'soon': it must be a number of seconds"),
+        ({"timeout": -1}, "timeout"),
+        ({"token": 7}, "the options: token must be text, not int"),
+        ({"token_file": "/nowhere/token"}, "the options: the token file /nowhere/token can't be read"),
+        ({"token_file": "/dev/null"}, "holds no token"),
+        ({"cacert": "/nowhere/ca"}, "cacert"),
+        ({"cert": "a"}, "cert and key_file go together"),
+    ],
+)
+def test_contrib_client_with_a_bad_option_is_refused(options: dict[str, object], text: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(text)):
+        client_of("http://127.0.0.1:1", options, where="the options")
+
+
+def test_contrib_retry_counter_is_bounded() -> None:
+    counter = RetryCounter()
+    for number in range(100):
+        error = Unreachable("away")
+        error.code = f"code_{number}"
+        counter(error)
+    counts = counter.counts()
+    assert (len(counts), counts["other"]) == (51, 50)
+
+
+def test_contrib_client_without_endpoints_is_for_this_machine() -> None:
+    with environment({"SYNCLINE_ENDPOINTS": ""}):
+        kv = client_of(None, None, where="the options")
+    assert isinstance(kv, Client)
+    assert kv.endpoints == [f"http://127.0.0.1:{port}" for port in (8080, 8081, 8082)]
+    kv.close()
