@@ -447,6 +447,7 @@ async def older_backend_stops_the_node(site: LogSite) -> None:
     second, _ = await site.open_faulty(other)
     for number in range(3):
         await node.apply(b"lost %d" % number, timeout=20)
+    await second.read_index(timeout=20)
     await site.restore()
     failure = await asyncio.wait_for(asyncio.shield(_failed(node)), 30)
     assert "older backup" in str(failure)

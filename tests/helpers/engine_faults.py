@@ -64,6 +64,8 @@ class FaultyBackend:
     async def read(self, mark: Mark, seen: int, limit_bytes: int) -> LogPage:
         if self.held is not None:
             await self.held.wait()
+            self.held = None
+            await self.inner.start()  # without what a watch has brought meanwhile
         return await self._call(lambda: self.inner.read(mark, seen, limit_bytes))
 
     async def wait(self, seen: int, timeout_s: float) -> None:

@@ -71,7 +71,7 @@ class Contact:
         """Take note of a failed attempt, and wait before the next one."""
         reason = str(error)
         if not self.trouble:
-            log.warning("%s is not reached: %s; it is tried again", self._name, reason)
+            log.warning("%s; it is tried again", reason)
             self._told(BackendDown(reason=reason))
         self.trouble = reason
         pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, LONGEST_PAUSE_S)

@@ -175,7 +175,7 @@ class EngineDriver:
         """Stop: going on would risk the data."""
         if self.running.stopped:
             return
-        log.critical("%s: %s", self.backend.name, failure)
+        log.critical("%s", failure)
         self.stop(failure, NodeFailed(str(failure), outcome=Outcome.NOT_APPLIED))
         if not self.failure.done():
             self.failure.set_result(failure)

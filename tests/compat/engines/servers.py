@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -131,8 +132,7 @@ class PostgresServer:
         self.directory.mkdir()
         if self._user:
             shutil.chown(self.directory, self._user, self._user)
-            for parent in self.directory.parents[:3]:
-                parent.chmod(0o755)
+            self.directory.parent.chmod(0o755)
         self._run(
             "initdb", "-D", str(self.directory), "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-locale"
         )
@@ -166,7 +166,7 @@ class PostgresServer:
     def url(self, log: str, user: str = "postgres") -> str:
         return f"postgresql://{user}@127.0.0.1:{self.port}/postgres?log={log}"
 
-    def kill(self) -> None:
+    def stop(self) -> None:
         """End the server and all its processes, as a loss of power does."""
         process = self._process
         if process is not None:
@@ -204,11 +204,13 @@ def etcd_servers(directory: Path, nodes: int = 1) -> Iterator[EtcdServers]:
 
 
 @contextlib.contextmanager
-def postgres_server(directory: Path, programs: Path) -> Iterator[PostgresServer]:
-    server = PostgresServer(directory, programs)
-    server.make()
-    server.start()
-    try:
-        yield server
-    finally:
-        server.kill()
+def postgres_server(programs: Path) -> Iterator[PostgresServer]:
+    """In a directory of its own: the user of the server may not enter those of pytest."""
+    with tempfile.TemporaryDirectory(prefix="syncline-postgres-") as directory:
+        server = PostgresServer(Path(directory), programs)
+        server.make()
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
