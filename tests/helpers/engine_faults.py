@@ -36,7 +36,7 @@ class FaultyBackend:
     def snapshot_bytes(self) -> int:
         return self.inner.snapshot_bytes
 
-    async def _call(self, work: Callable[[], Awaitable[Result]]) -> Result:
+    async def _call(self, work: Callable[[], Awaitable[Result]], *, late: bool = True) -> Result:
         if self.cut:
             raise BackendLost("cut off", sent=True)
         if self.rng.random() >= self.rate:
@@ -44,7 +44,7 @@ class FaultyBackend:
         fault = self.rng.choice(["refused", "dropped", "lost", "late"])
         if fault == "lost":
             await work()
-        elif fault == "late":
+        elif fault == "late" and late:  # a node has one read of the log at a time
             self._late.append(asyncio.get_running_loop().create_task(self._later(work)))
         self.lost += 1
         raise BackendLost(fault, sent=fault != "refused")
@@ -66,7 +66,7 @@ class FaultyBackend:
             await self.held.wait()
             self.held = None
             await self.inner.start()  # without what a watch has brought meanwhile
-        return await self._call(lambda: self.inner.read(mark, seen, limit_bytes))
+        return await self._call(lambda: self.inner.read(mark, seen, limit_bytes), late=False)
 
     async def wait(self, seen: int, timeout_s: float) -> None:
         await self.inner.wait(seen, timeout_s)

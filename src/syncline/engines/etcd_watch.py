@@ -44,12 +44,16 @@ class EtcdWatch:
     def start(self, position: int, revision: int) -> None:
         """Watch from a revision on. Records up to `position` were read."""
         self.position = position
-        self._records, self._bytes = [], 0
-        self._task = asyncio.get_running_loop().create_task(self._run(revision))
+        if self._task is not None:
+            self._task.cancel()
+        self._records, self._bytes = [], 0  # one that still runs has the old list
+        self._task = asyncio.get_running_loop().create_task(self._run(revision, self._records))
 
     def take(self) -> list[LogRecord]:
         """What has gathered."""
-        records, self._records, self._bytes = self._records, [], 0
+        records = self._records.copy()
+        self._records.clear()
+        self._bytes = 0
         if records:
             self.position = records[-1].position
         return records
@@ -62,16 +66,16 @@ class EtcdWatch:
             await asyncio.wait([task])
             self._records, self._bytes = [], 0
 
-    async def _run(self, revision: int) -> None:
+    async def _run(self, revision: int, records: list[LogRecord]) -> None:
         try:
             with contextlib.suppress(
                 BackendLost, ConfigError, LogReplaced, NodeFailed
             ):  # the range that follows tells why
-                await self._gather(revision)
+                await self._gather(revision, records)
         finally:
             self._news.set()
 
-    async def _gather(self, revision: int) -> None:
+    async def _gather(self, revision: int, records: list[LogRecord]) -> None:
         create = rpc.WatchCreateRequest(
             key=self._prefix,
             range_end=prefix_end(self._prefix),
@@ -87,7 +91,7 @@ class EtcdWatch:
                     log.info("the watch was ended: %s", answer.cancel_reason or "compacted")
                     return
                 for event in answer.events:
-                    self._records.append(record_of(event.kv, self._prefix))
+                    records.append(record_of(event.kv, self._prefix))
                     self._bytes += len(event.kv.value)
                 if answer.events:
                     self._news.set()
