@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 from typing import Final
-from weakref import WeakValueDictionary
 
 from syncline.engines.backend import FenceLost, LogPage, LogRecord, LogReplaced, Mark, StoredSnapshot
 
@@ -17,7 +16,8 @@ __all__ = ["MemoryBackend", "MemoryLog", "shared_log"]
 
 SNAPSHOT_BYTES: Final = 1 << 30
 
-_shared: WeakValueDictionary[str, MemoryLog] = WeakValueDictionary()
+_shared: dict[str, MemoryLog] = {}
+"""Logs with a name, while a node has them open."""
 
 
 def shared_log(name: str, rng: random.Random) -> MemoryLog:
@@ -51,6 +51,11 @@ class MemoryLog:
 
     def leave(self, event: asyncio.Event) -> None:
         self._waiting.discard(event)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a node reads it."""
+        return bool(self._waiting)
 
     def append(self, writer: int, sequence: int, body: bytes) -> None:
         self.head += 1
@@ -176,6 +181,9 @@ class MemoryBackend:
             self.log.held_until_s = 0.0
 
     async def close(self) -> None:
-        """Leave the log."""
+        """Leave the log. The last node takes its name from it."""
         self.log.leave(self._news)
+        name = self.name.removeprefix("memory:")
+        if not self.log.is_open and _shared.get(name) is self.log:
+            del _shared[name]
         self._news.set()

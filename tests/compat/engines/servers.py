@@ -37,8 +37,9 @@ def postgres_programs() -> Path | None:
 class EtcdServers:
     """A cluster of etcd on loopback."""
 
-    def __init__(self, directory: Path, nodes: int = 1) -> None:
+    def __init__(self, directory: Path, nodes: int = 1, quota: int = 0) -> None:
         self.directory = directory
+        self._quota = quota
         first = free_block(2 * nodes)
         self.clients = [first + 2 * number for number in range(nodes)]
         self._processes: list[subprocess.Popen[bytes] | None] = [None] * nodes
@@ -59,6 +60,7 @@ class EtcdServers:
             self._processes[number] = subprocess.Popen(
                 [
                     *("etcd", "--name", f"n{number}", "--data-dir", str(self.directory / f"etcd-{number}")),
+                    *("--quota-backend-bytes", str(self._quota)),
                     *("--log-level", "error", "--listen-client-urls", f"http://127.0.0.1:{client}"),
                     *("--advertise-client-urls", f"http://127.0.0.1:{client}"),
                     *("--listen-peer-urls", f"http://127.0.0.1:{peer}"),
@@ -194,8 +196,8 @@ class PostgresServer:
 
 
 @contextlib.contextmanager
-def etcd_servers(directory: Path, nodes: int = 1) -> Iterator[EtcdServers]:
-    servers = EtcdServers(directory, nodes)
+def etcd_servers(directory: Path, nodes: int = 1, quota: int = 0) -> Iterator[EtcdServers]:
+    servers = EtcdServers(directory, nodes, quota)
     servers.start()
     try:
         yield servers

@@ -83,7 +83,9 @@ async def judge(url: str, workers: Workers) -> None:
     assert all(found == list(range(len(found))) for found in numbers.values()), "one caller's order has a gap"
 
 
-def disturb(workers: Workers, kind: str, rounds: int, kill_backend: Callable[[], None], heal: Callable[[], None]) -> None:
+def disturb(
+    workers: Workers, kind: str, rounds: int, kill_backend: Callable[[], None], heal: Callable[[], None]
+) -> None:
     rng = random.Random(kind)
     for _ in range(rounds):
         workers.go_on(rng.randrange(8, 40))

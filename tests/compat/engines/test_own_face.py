@@ -52,7 +52,6 @@ class Leader:
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 async def test_engine_etcd_conforms_on_our_face(check: LogCheck, syncline_cluster: ProcessCluster) -> None:
-    pytest.importorskip("aetcd")
     hosts = ",".join(urlsplit(url).netloc for url in syncline_cluster.endpoints)
     url = f"etcd://{hosts}/{check.__name__}"
     async with engine_site(ServerSite(url, Leader(syncline_cluster))) as site:
