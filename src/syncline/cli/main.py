@@ -62,6 +62,7 @@ _COMMANDS: Final = {
         "syncline.cli.backup.command:backup",
         "Save the state of a cluster, check a backup, begin a new cluster from one.",
     ),
+    "machine": ("syncline.cli.machine:machine", "Copy a state machine from one engine to another."),
     "recover": ("syncline.cli.recover.command:recover", "After a lost quorum, start a new cluster from one node."),
 }
 
