@@ -25,6 +25,8 @@ class FaultyBackend:
         self.held: asyncio.Event | None = None
         """While it is there and not set, reads of the log wait."""
         self.appends = 0
+        self.appended: tuple[int, int, bytes] = (0, 0, b"")
+        """The newest append: writer, sequence, body."""
         self.lost = 0
         self._late: list[asyncio.Task[None]] = []
 
@@ -76,6 +78,7 @@ class FaultyBackend:
 
     async def append(self, writer: int, sequence: int, body: bytes, fence: int) -> None:
         self.appends += 1
+        self.appended = writer, sequence, body
         await self._call(lambda: self.inner.append(writer, sequence, body, fence))
 
     async def confirm(self, mark: Mark) -> int:
