@@ -44,7 +44,7 @@ class BackendLost(Exception):
 
     def __init__(self, message: str, *, sent: bool) -> None:
         super().__init__(message)
-        self.sent = sent
+        self.sent: bool = sent
 
 
 class BackendFull(BackendLost):

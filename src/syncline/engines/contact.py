@@ -43,7 +43,7 @@ class Contact:
         self._rng = rng
         self._told = told
         self._pause_s = FIRST_PAUSE_S
-        self.trouble = ""
+        self.trouble: str = ""
         """Why the backend is not reached; empty while it is."""
 
     async def attempt(self, request: Awaitable[Answer]) -> Answer:

@@ -67,19 +67,19 @@ class EngineDriver:
     """One node. `name` is shown to other nodes, as the holder of the leadership."""
 
     def __init__(self, backend: LogBackend, fsm: FSM[object], world: World, name: str) -> None:
-        self.backend = backend
-        self.fsm = fsm
-        self.world = world
-        self.running = Running()
-        self.loop = self.running.loop
-        self.events = Events()
-        self.origin = world.rng.getrandbits(ORIGIN_BITS) + 1
-        self.contact = Contact(backend.name, world.rng, self._told)
-        self.commands = PendingCommands(self.loop, world.rng)
-        self.reads = PendingReads(self.loop)
-        self.check = CommandCheck(fsm, self.loop.time) if isinstance(fsm, CheckingFSM) else None
-        self.taker = LogTaker(0, backend.name)
-        self.outbox = CommandOutbox(
+        self.backend: LogBackend = backend
+        self.fsm: FSM[object] = fsm
+        self.world: World = world
+        self.running: Running = Running()
+        self.loop: asyncio.AbstractEventLoop = self.running.loop
+        self.events: Events = Events()
+        self.origin: int = world.rng.getrandbits(ORIGIN_BITS) + 1
+        self.contact: Contact = Contact(backend.name, world.rng, self._told)
+        self.commands: PendingCommands = PendingCommands(self.loop, world.rng)
+        self.reads: PendingReads = PendingReads(self.loop)
+        self.check: CommandCheck | None = CommandCheck(fsm, self.loop.time) if isinstance(fsm, CheckingFSM) else None
+        self.taker: LogTaker = LogTaker(0, backend.name)
+        self.outbox: CommandOutbox = CommandOutbox(
             backend,
             self.contact,
             self.commands,
@@ -89,19 +89,19 @@ class EngineDriver:
             rng=world.rng,
             wall_time_s=world.wall_time_s,
         )
-        self.leases = LeaseHolder(
+        self.leases: LeaseHolder = LeaseHolder(
             backend, self.contact, self.running, name, lambda role: self._told(RoleChanged(role=role))
         )
-        self.applied = 0
+        self.applied: int = 0
         """The index of the last entry that was applied here."""
-        self.applied_position = 0
+        self.applied_position: int = 0
         """Everything up to this position is applied here."""
-        self.time_s = 0.0
-        self.snapshot_index = 0
-        self.installed = 0
-        self.records_since = 0
+        self.time_s: float = 0.0
+        self.snapshot_index: int = 0
+        self.installed: int = 0
+        self.records_since: int = 0
         """Records that were taken since the newest snapshot that this node knows."""
-        self.bytes_since = 0
+        self.bytes_since: int = 0
         self.views: deque[asyncio.Future[ViewAt]] = deque()
         self.entries_applied: Callable[[], None] = lambda: None
         """Called after entries were applied."""

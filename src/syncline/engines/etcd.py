@@ -62,7 +62,7 @@ class EtcdBackend:
     snapshot_bytes: int = SNAPSHOT_BYTES
 
     def __init__(self, url: EtcdUrl) -> None:
-        self.name = url.shown
+        self.name: str = url.shown
         self._client = EtcdClient(url)
         base = url.log.encode()
         self._id, self._head, self._trim = base + b"/id", base + b"/head", base + b"/trim"

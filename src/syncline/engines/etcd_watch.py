@@ -27,7 +27,7 @@ class EtcdWatch:
         self._prefix = prefix
         self._news = news
         self._task: asyncio.Task[None] | None = None
-        self.position = 0
+        self.position: int = 0
         """All records up to here were taken, or were read before the watch began."""
         self._records: list[LogRecord] = []
         self._bytes = 0

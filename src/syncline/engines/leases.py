@@ -43,7 +43,7 @@ class LeaseHolder:
         self._users = 0
         self._work: asyncio.Task[None] | None = None
         self._ends_s = 0.0
-        self.token = 0
+        self.token: int = 0
         """The newest fencing token that this node got."""
 
     @property

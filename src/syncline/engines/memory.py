@@ -35,14 +35,14 @@ class MemoryLog:
 
     def __init__(self, rng: random.Random) -> None:
         self.id: int = rng.getrandbits(62) + 1
-        self.head = 0
+        self.head: int = 0
         """The newest position."""
-        self.trimmed = 0
+        self.trimmed: int = 0
         self.records: dict[int, LogRecord] = {}
         self.by_key: dict[tuple[int, int], int] = {}
         self.stored: StoredSnapshot | None = None
-        self.epoch = 0
-        self.held_until_s = 0.0
+        self.epoch: int = 0
+        self.held_until_s: float = 0.0
         self._waiting: set[asyncio.Event] = set()
 
     def listen(self, event: asyncio.Event) -> None:
@@ -81,7 +81,7 @@ class MemoryBackend:
     snapshot_bytes: int = SNAPSHOT_BYTES
 
     def __init__(self, log: MemoryLog, name: str = "") -> None:
-        self.log = log
+        self.log: MemoryLog = log
         self.name = f"memory:{name}"
         self._news = asyncio.Event()
 

@@ -167,8 +167,8 @@ class PostgresBackend:
     snapshot_bytes: int = SNAPSHOT_BYTES
 
     def __init__(self, url: PostgresUrl) -> None:
-        self.url = url
-        self.name = url.shown
+        self.url: PostgresUrl = url
+        self.name: str = url.shown
         self._log = url.log
         self._id = 0
         self._reading, self._writing, self._other = _Lane(self), _Lane(self), _Lane(self)

@@ -74,9 +74,9 @@ class Chain:
     """The hash over all records so far, and that at each of the newest positions."""
 
     def __init__(self, position: int, value: bytes) -> None:
-        self.position = position
+        self.position: int = position
         """Of the newest record."""
-        self.value = value
+        self.value: bytes = value
         self._links: OrderedDict[int, bytes] = OrderedDict({position: value})
 
     @classmethod

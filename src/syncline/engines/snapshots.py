@@ -46,7 +46,7 @@ class EngineSnapshots:
         self._taking: asyncio.Task[SnapshotInfo] | None = None
         self._later = 1.0 + driver.world.rng.random() / 2  # so that not all nodes take one at the same record
         self._size_bytes = 0
-        self.taken = 0
+        self.taken: int = 0
         driver.entries_applied = self.look
 
     def look(self) -> None:

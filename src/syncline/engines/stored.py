@@ -42,7 +42,7 @@ class _LimitedBytes:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self.data = bytearray()
+        self.data: bytearray = bytearray()
 
     def write(self, data: bytes, /) -> object:
         if len(self.data) + len(data) > self._limit:

@@ -44,11 +44,11 @@ class LogTaker:
 
     def __init__(self, log_id: int, name: str) -> None:
         self._name = name
-        self.log_id = log_id
-        self.seen = 0
-        self.mark = Mark()
-        self.index = 0
-        self.chain = Chain.of_log(log_id)
+        self.log_id: int = log_id
+        self.seen: int = 0
+        self.mark: Mark = Mark()
+        self.index: int = 0
+        self.chain: Chain = Chain.of_log(log_id)
         self._writers: OrderedDict[int, int] = OrderedDict()
 
     @classmethod

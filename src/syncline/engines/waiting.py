@@ -29,13 +29,13 @@ class PendingCommand:
     __slots__ = ("data", "extensions", "fence", "future", "handle", "kind", "sent")
 
     def __init__(self, future: AnyFuture, kind: int, data: bytes, extensions: bytes, fence: int) -> None:
-        self.future = future
-        self.kind = kind
-        self.data = data
-        self.extensions = extensions
-        self.fence = fence
+        self.future: AnyFuture = future
+        self.kind: int = kind
+        self.data: bytes = data
+        self.extensions: bytes = extensions
+        self.fence: int = fence
         self.handle: asyncio.TimerHandle | None = None
-        self.sent = False
+        self.sent: bool = False
         """Whether an attempt to append it may have succeeded: from then on silence means `unknown`."""
 
     @property
@@ -54,8 +54,8 @@ class PendingCommands:
         self._bytes = 0
         self.queue: deque[PendingCommand] = deque()
         """Those that are in no record, oldest first."""
-        self.failed = 0
-        self.trouble = ""
+        self.failed: int = 0
+        self.trouble: str = ""
         """Why the backend is not reached now, for the text of errors."""
 
     def __len__(self) -> int:
@@ -138,7 +138,7 @@ class PendingReads:
         self._asked: list[ReadFuture] = []
         """Those for which a confirmation is asked now."""
         self._confirmed: list[tuple[int, list[ReadFuture]]] = []
-        self.trouble = ""
+        self.trouble: str = ""
 
     def __len__(self) -> int:
         return len(self._asking) + len(self._asked) + sum(len(reads) for _, reads in self._confirmed)
