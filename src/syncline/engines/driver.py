@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -39,8 +39,13 @@ from syncline.sessions.table import SessionTable
 
 __all__ = ["EngineDriver", "ViewAt"]
 
+Answer = TypeVar("Answer")
+
 OPEN_S: Final = 15.0
 """How long `open` waits for the backend."""
+
+SNAPSHOT_S: Final = 120.0
+"""How long a snapshot may take to be read."""
 
 PAGE_BYTES: Final = 8 << 20
 UNAPPLIED_BYTES: Final = 32 << 20
@@ -123,12 +128,9 @@ class EngineDriver:
             ConfigError: it can't be used.
             NodeFailed: the state machine can't load the snapshot, or apply an entry.
         """
-        try:
-            async with asyncio.timeout(OPEN_S):
-                head = await self._begin()
-        except TimeoutError:
-            why = f": {self.contact.trouble}" if self.contact.trouble else ""
-            raise Unreachable(f"{self.backend.name} did not answer within {OPEN_S:g} s{why}") from None
+        await self._in_time(OPEN_S, self._connect())
+        await self._in_time(SNAPSHOT_S, self._begin())
+        head = await self._in_time(OPEN_S, self._head())
         self._start(self._read_log())
         self._start(self.outbox.run())
         self._start(self._confirm_reads())
@@ -136,18 +138,38 @@ class EngineDriver:
             self.running.check(begun=True)
             await self.running.wait(self.loop.time() + WAIT_S)
 
-    async def _begin(self) -> int:
+    async def _in_time(self, limit_s: float, work: Coroutine[object, object, Answer]) -> Answer:
+        try:
+            async with asyncio.timeout(limit_s):
+                return await work
+        except TimeoutError:
+            why = f": {self.contact.trouble}" if self.contact.trouble else ""
+            raise Unreachable(f"{self.backend.name} did not answer within {limit_s:g} s{why}") from None
+        except LogReplaced as error:
+            raise self._replaced(error) from error
+
+    async def _connect(self) -> None:
         while True:
             try:
-                log_id = await self.backend.start()
-                if self._applier is None:
-                    self.taker = LogTaker(log_id, self.backend.name)
-                    await self._load_snapshot()
-                return await self.backend.confirm(self.taker.mark)
+                self.taker = LogTaker(await self.backend.start(), self.backend.name)
             except BackendLost as error:
                 await self.contact.pause(error)
-            except LogReplaced as error:
-                raise self._replaced(error) from error
+            else:
+                return
+
+    async def _begin(self) -> None:
+        while self._applier is None:
+            try:
+                await self._load_snapshot()
+            except BackendLost as error:
+                await self.contact.pause(error)
+
+    async def _head(self) -> int:
+        while True:
+            try:
+                return await self.contact.attempt(self.backend.confirm(self.taker.mark))
+            except BackendLost as error:
+                await self.contact.pause(error)
 
     def _start(self, work: Coroutine[object, object, None]) -> None:
         task = self.loop.create_task(self._guarded(work))
@@ -202,6 +224,7 @@ class EngineDriver:
             self.failure.exception()  # mark it as retrieved
         if self._tasks:
             await asyncio.wait(self._tasks)
+        await self.leases.close()
         await self._close_applier()
         await self.backend.close()
 
@@ -251,6 +274,8 @@ class EngineDriver:
                 applier.put(ApplyWork(entries, ()))
             self.outbox.taken(record.writer, record.sequence, effective=entries is not None)
         taker.seen = max(taker.seen, page.seen)
+        if self._steps and self._steps[-1][0] == taker.index:
+            self._steps.pop()  # a state machine that hangs must not let this grow with each poll
         self._steps.append((taker.index, taker.seen))
         self._progressed()
 
@@ -268,7 +293,7 @@ class EngineDriver:
     async def _load_snapshot(self) -> None:
         """Load the newest stored snapshot in place of the state, if it is newer than that."""
         where = f"the snapshot of {self.backend.name}"
-        stored = await self.contact.attempt(self.backend.snapshot())
+        stored = await self.contact.attempt(self.backend.snapshot(), SNAPSHOT_S)
         if self._applier is not None:
             if stored is None or stored.position <= self.taker.seen:
                 raise LogReplaced(f"records behind position {self.taker.seen} are gone, and no snapshot has them")
@@ -387,12 +412,7 @@ class EngineDriver:
 
     async def _reach_head(self) -> None:
         """Wait until everything that is in the log now was taken."""
-        while True:
-            try:
-                position = await self.contact.attempt(self.backend.confirm(self.taker.mark))
-                break
-            except BackendLost as error:
-                await self.contact.pause(error)
+        position = await self._head()
         self.backend.kick()
         while self.taker.seen < position:
             await self.running.wait(self.loop.time() + WAIT_S)

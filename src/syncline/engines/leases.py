@@ -25,6 +25,8 @@ LEASE_S: Final = 6.0
 """How long a leadership lasts without a word from its node."""
 
 RENEW_S: Final = LEASE_S / 4
+RELEASE_S: Final = 1.0
+"""How long `close` waits for the backend."""
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -43,6 +45,7 @@ class LeaseHolder:
         self._users = 0
         self._work: asyncio.Task[None] | None = None
         self._ends_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self.token: int = 0
         """The newest fencing token that this node got."""
 
@@ -130,28 +133,46 @@ class LeaseHolder:
     async def _ask(self, begun_s: float) -> None:
         if self.leads:
             if await self._contact.attempt(self._backend.keep(self.token, LEASE_S)):
-                self._ends_s = begun_s + LEASE_S
+                self._held(self.token, begun_s + LEASE_S)
                 return
             self._over()
         token = await self._contact.attempt(self._backend.acquire(self._holder, LEASE_S))
         if token:
-            self.token, self._ends_s = token, begun_s + LEASE_S
-            self._running.loop.call_at(self._ends_s, self._look)
+            self._held(token, begun_s + LEASE_S)
+
+    def _held(self, token: int, ends_s: float) -> None:
+        begins = not self._ends_s
+        self.token, self._ends_s = token, ends_s
+        if begins:
+            self._timer = self._running.loop.call_at(ends_s, self._look)
             self._told("leader")
             self._running.wake()
 
     def _look(self) -> None:
-        """The lease may be over."""
-        if self.token and not self.leads:
+        """The lease may be over. There is one timer while it is held."""
+        if self._running.loop.time() >= self._ends_s:
             self._over()
-        elif self.leads:
-            self._running.loop.call_at(self._ends_s, self._look)
+        else:
+            self._timer = self._running.loop.call_at(self._ends_s, self._look)
 
     def _over(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         if self._ends_s:
             self._ends_s = 0.0
             self._told("follower")
             self._running.wake()
+
+    async def close(self) -> None:
+        """Give the leadership back. The blocks of the node have been cancelled."""
+        work, self._work = self._work, None
+        if work is not None:
+            work.cancel()
+            await asyncio.wait([work])
+        if self._running.loop.time() < self._ends_s:
+            self._over()
+            with contextlib.suppress(BackendLost):  # the lease ends by itself
+                await self._contact.attempt(self._backend.release(self.token), RELEASE_S)
 
     def _lost(self, number: int) -> SynclineError:
         stopped_by = self._running.stopped_by

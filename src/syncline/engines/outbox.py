@@ -97,11 +97,12 @@ class CommandOutbox:
         del self._records[writer, sequence]
 
     def missed(self) -> list[PendingCommand]:
-        """After a snapshot was loaded: the commands of records that are in it. They were applied, and have no answer
-        here.
+        """After a snapshot was loaded: the commands of records that are in it, or may be. They have no answer here.
+
+        If the writer is not known there, it is not known whether its records took effect before it was dropped.
         """
-        newest = self._taker().newest(self._writer)
-        found = [key for key in self._records if key[0] == self._writer and key[1] <= newest]
+        newest = {writer: self._taker().newest(writer) for writer, _ in self._records}
+        found = [key for key in self._records if key[1] <= newest[key[0]] or not newest[key[0]]]
         return [pending for key in found for pending in self._records.pop(key)]
 
     async def _register(self) -> bool:

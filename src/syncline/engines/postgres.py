@@ -33,7 +33,8 @@ __all__ = ["PostgresBackend"]
 
 FORMAT: Final = 1
 SNAPSHOT_BYTES: Final = 256 << 20
-CONNECT_S: Final = 5
+CONNECT_S: Final = 2
+"""For each host: an attempt must have time for all of them."""
 PAGE_RECORDS: Final = 32
 FIRST_POLL_S: Final = 0.005
 LAST_POLL_S: Final = 0.05
