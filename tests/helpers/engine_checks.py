@@ -358,6 +358,7 @@ async def slow_node_loads_the_snapshot(site: LogSite) -> None:
     behind, faulty = await site.open_faulty(slow)
     await behind.apply(b"first", timeout=20)
     faulty.held = asyncio.Event()
+    await faulty.holding.wait()
     pending = behind.apply(b"pending", timeout=30)
     while b"pending" not in fast.items:
         await node.read_index(timeout=20)

@@ -24,6 +24,8 @@ class FaultyBackend:
         self.cut = False
         self.held: asyncio.Event | None = None
         """While it is there and not set, reads of the log wait."""
+        self.holding = asyncio.Event()
+        """A read waits for `held`."""
         self.appends = 0
         self.appended: tuple[int, int, bytes] = (0, 0, b"")
         """The newest append: writer, sequence, body."""
@@ -65,6 +67,7 @@ class FaultyBackend:
 
     async def read(self, mark: Mark, seen: int, limit_bytes: int) -> LogPage:
         if self.held is not None:
+            self.holding.set()
             await self.held.wait()
             self.held = None
             await self.inner.start()  # without what a watch has brought meanwhile

@@ -115,13 +115,13 @@ async def test_engine_etcd_without_space_refuses_commands(tmp_path: Path) -> Non
         machine = Listing()
         async with syncline.open(f"etcd://{servers.hosts}/jobs", machine) as node:
             answers = await asyncio.gather(
-                *(node.apply(bytes(1 << 19), timeout=60) for _ in range(40)), return_exceptions=True
+                *(node.apply(bytes(1 << 19), timeout=60) for _ in range(100)), return_exceptions=True
             )
             refused = [answer for answer in answers if isinstance(answer, BaseException)]
             assert {type(error) for error in refused} == {NoSpace}
             assert all(error.outcome is Outcome.NOT_APPLIED for error in refused if isinstance(error, NoSpace))
             await node.read_index(timeout=20)
-            assert len(machine.items) == 40 - len(refused) > 5
+            assert len(machine.items) == 100 - len(refused) > 5
 
 
 class Others(Machine):
