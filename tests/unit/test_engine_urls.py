@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from syncline import Machine, command, query
 from syncline.engines.backends import make_backend
 from syncline.engines.memory import MemoryBackend
 from syncline.engines.urls import EtcdUrl, is_url, parse_etcd, parse_postgres, raft_file
-from syncline.errors import ConfigError, NodeFailed, Outcome, Unreachable, UsageError
+from syncline.errors import Closed, ConfigError, NodeFailed, Outcome, Unreachable, UsageError
 from tests.helpers.engine_programs import run_agents, run_control_plane
 from tests.helpers.node_cluster import Listing
 from tests.helpers.ports import free_block
@@ -158,6 +160,33 @@ async def test_open_raft_by_url_is_a_node_of_raft(tmp_path: Path) -> None:
         assert await node.apply(b"one", timeout=20) == 1
         figures: syncline.EngineFigures = node.stats()
         assert figures.applied >= 1
+
+
+def test_blocking_machine_refuses_the_url_of_an_engine() -> None:
+    class Blocking(syncline.blocking.Machine, Tasks):
+        pass
+
+    with pytest.raises(ConfigError, match="opens on Raft alone"):
+        Blocking.open("etcd://h/jobs")
+
+
+async def test_snapshot_of_a_node_that_closes_ends_with_closed() -> None:
+    machine, entered, leave = Listing(), threading.Event(), threading.Event()
+
+    def gate() -> None:
+        entered.set()
+        leave.wait(20)
+
+    machine.gate = gate
+    node = await syncline.open("memory:", machine)
+    await node.apply(b"one")
+    taking = asyncio.ensure_future(node.snapshot())
+    await asyncio.to_thread(entered.wait, 20)
+    closing = asyncio.ensure_future(node.close())
+    [error] = await asyncio.gather(taking, return_exceptions=True)
+    leave.set()
+    await closing
+    assert isinstance(error, Closed)
 
 
 async def test_open_without_a_server_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,10 +215,13 @@ class EngineDriver:
             if task is not asyncio.current_task():
                 task.cancel()
 
-    async def close(self) -> None:
-        """Stop, and close the backend."""
+    def stop_by_caller(self) -> None:
+        """Stop, because the program closes the node."""
         if not self.running.stopped:
             self.stop(Closed("the node was closed"), Closed("the node was closed", outcome=Outcome.NOT_APPLIED))
+
+    async def close(self) -> None:
+        """Close what a stopped node has open."""
         if not self.failure.done():
             self.failure.set_exception(Closed("the node was closed"))
             self.failure.exception()  # mark it as retrieved

@@ -21,7 +21,7 @@ from syncline.engines.records import RecordBody, encode_record
 from syncline.engines.taking import LogTaker
 from syncline.engines.waiting import PendingCommand, PendingCommands
 from syncline.errors import NoSpace, Superseded
-from syncline.node.envelope import StampedProposal, encode
+from syncline.node.envelope import LATEST_TIME_S, StampedProposal, encode
 
 __all__ = ["MAX_COMMAND_BYTES", "CommandOutbox"]
 
@@ -190,7 +190,8 @@ class CommandOutbox:
         return batch
 
     def _encode(self, batch: list[PendingCommand]) -> bytes:
-        taker, time_s = self._taker(), self._wall_time_s()
+        taker = self._taker()
+        time_s = min(LATEST_TIME_S, max(0.0, self._wall_time_s()))  # another one would make the entry unreadable
         payloads = tuple(
             encode(
                 StampedProposal(

@@ -255,6 +255,8 @@ class LogReplica(ReplicaSessions[R_co]):
         await asyncio.wait([taking], timeout=timeout)
         if not taking.done():
             raise DeadlineExceeded(f"the snapshot is not finished after {timeout:g} s; it goes on")
+        if taking.cancelled():
+            self._driver.running.check(begun=True)  # the node was closed
         return taking.result()
 
     @overload
@@ -348,6 +350,7 @@ class LogReplica(ReplicaSessions[R_co]):
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
+        self._driver.stop_by_caller()
         await self._snapshots.close()
         await self._driver.close()
 
