@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 from syncline import FSM, BytesSnapshot, Engine, Entry, FSMSnapshot, OnceKey
+from syncline.engines.backend import Mark
 from syncline.engines.replica import LogReplica
 from syncline.errors import (
     Closed,
@@ -332,6 +333,21 @@ async def snapshot_replaces_the_log(site: LogSite) -> None:
     assert repeated.repeated
 
 
+async def trim_of_nothing_removes_nothing(site: LogSite) -> None:
+    """A log that is shorter than what is kept. (To etcd a highest revision of 0 is none.)"""
+    machine, other = Listing(), Listing()
+    node, faulty = await site.open_faulty(machine)
+    await node.apply(b"one", timeout=20)
+    await node.snapshot()
+    await faulty.inner.trim(0)
+    assert await node.apply(b"two", timeout=20) == 2
+    await node.read_index(timeout=20)
+    page = await faulty.inner.read(Mark(), 0, 1 << 20)
+    assert page.trimmed == 0
+    await site.open_faulty(other)
+    assert other.items == machine.items
+
+
 async def late_attempt_after_the_trim_has_no_effect(site: LogSite) -> None:
     """The record is gone, and its attempt arrives once more: the writer's number says that it was applied."""
     machine, other = Listing(), Listing()
@@ -557,6 +573,7 @@ ON_LOGS: Final[list[LogCheck]] = [
     session_survives_lost_answers,
     history_with_faults_is_linearizable,
     snapshot_replaces_the_log,
+    trim_of_nothing_removes_nothing,
     late_attempt_after_the_trim_has_no_effect,
     slow_node_loads_the_snapshot,
     fenced_command_is_refused_after_the_leadership,

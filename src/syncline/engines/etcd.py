@@ -189,6 +189,8 @@ class EtcdBackend:
 
     async def trim(self, position: int) -> None:
         """Record what is trimmed, then delete it: a reader never misses records without knowing why."""
+        if position <= 0:
+            return  # a range of etcd "up to revision 0" is all of it
         held = await self._get(self._trim)
         if held is None or int(held.value) < position:
             compare = _unchanged(self._trim, 0 if held is None else held.mod_revision)

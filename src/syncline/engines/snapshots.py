@@ -108,7 +108,8 @@ class EngineSnapshots:
                 driver.snapshot_index, self._size_bytes = state.index, len(body)
                 self.taken += 1
                 driver.events.emit(SnapshotTaken(snapshot_index=state.index), term=0, index=driver.applied)
-                await driver.backend.trim(min(state.seen, driver.taker.chain.behind(KEPT_RECORDS)))
+                if trimmed := min(state.seen, driver.taker.chain.behind(KEPT_RECORDS)):
+                    await driver.backend.trim(trimmed)
         except NothingToSnapshot:
             raise
         except (BackendLost, TimeoutError) as error:

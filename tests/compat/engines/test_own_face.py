@@ -19,6 +19,7 @@ CHECKS: list[LogCheck] = [
     engine_checks.session_survives_lost_answers,
     engine_checks.history_with_faults_is_linearizable,
     engine_checks.snapshot_replaces_the_log,
+    engine_checks.trim_of_nothing_removes_nothing,
     engine_checks.late_attempt_after_the_trim_has_no_effect,
     engine_checks.slow_node_loads_the_snapshot,
     engine_checks.fenced_command_is_refused_after_the_leadership,

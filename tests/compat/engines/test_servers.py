@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import pytest
 from aetcd import rpc
 
 import syncline
-from syncline import Machine, command
+from syncline import LogReplica, Machine, OnceKey, command
 from syncline.engines import driver
-from syncline.errors import ConfigError, NodeFailed, NoSpace, Outcome, Unreachable
+from syncline.errors import ConfigError, DeadlineExceeded, NodeFailed, NoSpace, Outcome, Unreachable
+from syncline.machines.copying import copy_machine
 from tests.compat.engines.servers import EtcdServers, PostgresServer, etcd_servers
 from tests.helpers.engine_programs import run_agents, run_control_plane
 from tests.helpers.node_cluster import Listing
@@ -122,6 +124,62 @@ async def test_engine_etcd_without_space_refuses_commands(tmp_path: Path) -> Non
             assert all(error.outcome is Outcome.NOT_APPLIED for error in refused if isinstance(error, NoSpace))
             await node.read_index(timeout=20)
             assert len(machine.items) == 100 - len(refused) > 5
+
+
+async def test_engine_etcd_leaves_a_member_that_hangs(etcd_three: EtcdServers) -> None:
+    """The member that the node talks to is stopped by a signal: its connection stays, and is silent."""
+    machine = Listing()
+    async with syncline.open(f"etcd://{etcd_three.hosts}/hangs", machine) as node:
+        assert await node.apply(b"one", timeout=20) == 1
+        etcd_three.signal(0, signal.SIGSTOP)
+        try:
+            assert await node.apply(b"two", timeout=60) == 2
+            await node.read_index(timeout=60)
+        finally:
+            etcd_three.signal(0, signal.SIGCONT)
+    assert machine.items == [b"one", b"two"]
+
+
+async def test_engine_etcd_without_a_quorum_tells_and_goes_on(etcd_three: EtcdServers) -> None:
+    machine = Listing()
+    async with syncline.open(f"etcd://{etcd_three.hosts}/quorum", machine) as node:
+        assert await node.apply(b"one", timeout=20) == 1
+        etcd_three.kill(1)
+        etcd_three.kill(2)
+        with pytest.raises(DeadlineExceeded):
+            await node.read_index(timeout=1.0)
+        with pytest.raises(DeadlineExceeded) as raised:
+            await node.apply(b"two", timeout=1.0)
+        etcd_three.start_node(1)
+        etcd_three.start_node(2)
+        await node.apply(b"three", timeout=60)
+        await node.read_index(timeout=60)
+        kept = [item for item in machine.items if item != b"two"]
+        assert kept == [b"one", b"three"]
+        assert len(machine.items) == 2 or raised.value.outcome is Outcome.UNKNOWN
+
+
+async def test_machine_is_copied_between_servers(etcd_alone: EtcdServers, postgres: PostgresServer) -> None:
+    """From etcd to PostgreSQL and back, with a session and a state of several parts."""
+    etcd, back = f"etcd://{etcd_alone.hosts}/copied", f"etcd://{etcd_alone.hosts}/copied-back"
+    machine, other = Listing(), Listing()
+    async with syncline.open(etcd, machine) as node:
+        assert isinstance(node, LogReplica)
+        await asyncio.gather(*node.apply_many([bytes(1 << 19)] * 5, timeout=30))
+        session = await node.session(timeout=20)
+        assert await session.apply(b"once", timeout=20) == 6
+        await node.snapshot()
+        await node.apply(b"behind", timeout=20)
+    await copy_machine(etcd, postgres.url("copied"), Listing)
+    await copy_machine(postgres.url("copied"), back, Listing)
+    async with syncline.open(back, other) as node:
+        assert isinstance(node, LogReplica)
+        assert other.items == machine.items
+        repeated = node.apply_once(b"once", OnceKey(session.id, 1), timeout=20)
+        assert (await repeated, repeated.repeated) == (6, True)
+        assert await node.apply(b"more", timeout=20) == 8
+    with pytest.raises(ConfigError, match="is not empty"):
+        await copy_machine(etcd, postgres.url("copied"), Listing)
 
 
 class Others(Machine):
