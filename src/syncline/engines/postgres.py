@@ -173,6 +173,8 @@ class PostgresBackend:
         self._log = url.log
         self._id = 0
         self._reading, self._writing, self._other = _Lane(self), _Lane(self), _Lane(self)
+        self._bulk = _Lane(self)
+        """For snapshots: reads and leases must not wait until one is stored."""
         self._news = asyncio.Event()
         self._poll_s = FIRST_POLL_S
         self._checked = False
@@ -291,7 +293,7 @@ class PostgresBackend:
 
     async def snapshot(self) -> StoredSnapshot | None:
         """The newest stored one."""
-        async with self._other.use() as cursor:
+        async with self._bulk.use() as cursor:
             await cursor.execute(
                 "SELECT s.idx, s.body FROM syncline_head h"
                 " JOIN syncline_snapshots s ON s.log = h.log AND s.idx = h.snap WHERE h.log = %s ORDER BY s.part",
@@ -311,7 +313,7 @@ class PostgresBackend:
         position, body = snapshot.position, snapshot.body
         if await self.stored_position() >= position:
             return False
-        async with self._other.use(transaction=True) as cursor:
+        async with self._bulk.use(transaction=True) as cursor:
             for part, start in enumerate(range(0, len(body), PART_BYTES)):
                 await cursor.execute(
                     "INSERT INTO syncline_snapshots VALUES (%s, %s, %s, %b) ON CONFLICT DO NOTHING",
@@ -332,7 +334,7 @@ class PostgresBackend:
 
     async def trim(self, position: int) -> None:
         """Remove records, and record that, in one transaction."""
-        async with self._other.use(transaction=True) as cursor:
+        async with self._bulk.use(transaction=True) as cursor:
             await cursor.execute("DELETE FROM syncline_entries WHERE log = %s AND idx <= %s", [self._log, position])
             await cursor.execute(
                 "UPDATE syncline_head SET trim = greatest(trim, %s) WHERE log = %s", [position, self._log]
@@ -358,7 +360,7 @@ class PostgresBackend:
 
     async def close(self) -> None:
         """Close the connections."""
-        for lane in (self._reading, self._writing, self._other):
+        for lane in (self._reading, self._writing, self._other, self._bulk):
             lane.drop()
 
 
