@@ -205,5 +205,18 @@ async def test_open_without_a_server_says_so(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("program", [run_control_plane, run_agents], ids=lambda program: program.__name__)
-async def test_program_runs_on_memory(program: Callable[[str], Awaitable[None]]) -> None:
-    await program(f"memory:{program.__name__}")
+async def test_program_runs_on_memory(program: Callable[[list[str]], Awaitable[None]]) -> None:
+    await program([f"memory:{program.__name__}"] * 3)
+
+
+@pytest.mark.parametrize("program", [run_control_plane, run_agents], ids=lambda program: program.__name__)
+async def test_program_runs_on_raft(program: Callable[[list[str]], Awaitable[None]], tmp_path: Path) -> None:
+    """Each node has a file of its own."""
+    port = free_block(3)
+    members = [f'{name} = "127.0.0.1:{port + at}"' for at, name in enumerate("abc")]
+    for at, name in enumerate("abc"):
+        settings = [f'data_dir = "{tmp_path}/{name}"', f'peer_listen = "127.0.0.1:{port + at}"', "insecure = true"]
+        timers = ["heartbeat_s = 0.02", "election_s = 0.2"]
+        lines = [f'name = "{name}"', *settings, *timers, "[initial_cluster]", *members]
+        (tmp_path / f"{name}.toml").write_text("\n".join(lines))
+    await program([f"raft:{tmp_path}/{name}.toml" for name in "abc"])

@@ -22,19 +22,19 @@ from tests.helpers.node_cluster import Listing
 from tests.helpers.ports import free_block
 
 PROGRAMS = pytest.mark.parametrize("program", [run_control_plane, run_agents], ids=lambda program: program.__name__)
-Program = Callable[[str], Awaitable[None]]
+Program = Callable[[list[str]], Awaitable[None]]
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.deadline(90.0)]
 
 
 @PROGRAMS
 async def test_program_runs_on_etcd(program: Program, etcd_alone: EtcdServers) -> None:
-    await program(f"etcd://{etcd_alone.hosts}/{program.__name__}")
+    await program([f"etcd://{etcd_alone.hosts}/{program.__name__}"] * 3)
 
 
 @PROGRAMS
 async def test_program_runs_on_postgres(program: Program, postgres: PostgresServer) -> None:
-    await program(postgres.url(program.__name__))
+    await program([postgres.url(program.__name__)] * 3)
 
 
 @pytest.fixture
