@@ -35,25 +35,26 @@ $(VENV)/.installed: $(VENV)/.runtime
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -m 'not slow' --numprocesses 3 --dist loadfile --no-loadscope-reorder $(TIDY:%=--ignore %)
 
-# etcd's clients and other frameworks against a cluster of ours, in an environment of their own: they pin versions of what
-# they need. With Debian's etcd-client and etcd-server there are more tests; what is missing is said at the end of the run.
-# The frameworks' own tests are in no wheel: they come from the source distributions.
+# etcd's clients and other frameworks against a cluster of ours, and the engines on real servers, in an environment of
+# their own: they pin versions of what they need. With Debian's etcd-client, etcd-server and postgresql there are more
+# tests; what is missing is said at the end of the run. The frameworks' own tests are in no wheel: they come from the
+# source distributions.
 COMPAT := .venv-compat
-COMPAT_TESTS := $(COMPAT)/bin/python -m pytest -W default tests/compat/etcd tests/compat/contrib
+COMPAT_TESTS := $(COMPAT)/bin/python -m pytest -W default tests/compat/etcd tests/compat/contrib tests/compat/engines
 SUITES := apscheduler==3.11.3 celery==5.7.0 django==5.2.19
 
 $(COMPAT)/.installed: pyproject.toml tests/compat/etcd/clients.txt tests/compat/contrib/frameworks.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Syncline needs Python 3.11 or newer; choose one with: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
-	@echo "Installing etcd's clients and other frameworks into $(COMPAT) ..."
+	@echo "Installing etcd's clients, other frameworks and engines into $(COMPAT) ..."
 	@$(PYTHON) -m venv $(COMPAT)
-	@$(COMPAT)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/compat/etcd/clients.txt --requirement tests/compat/contrib/frameworks.txt --editable '.[etcd-api]'
+	@$(COMPAT)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/compat/etcd/clients.txt --requirement tests/compat/contrib/frameworks.txt --editable '.[etcd-api,etcd,postgres]'
 	@for suite in $(SUITES); do $(COMPAT)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: --dest $(COMPAT)/sources $$suite || exit 1; done
 	@touch $@
 
 compat: $(COMPAT)/.installed
 	$(COMPAT_TESTS) -m 'not slow'
 
-# The test suites that the clients ship: some minutes.
+# The test suites that the clients ship, and 20 kills of each kind for the engines: some minutes.
 compat-slow: $(COMPAT)/.installed
 	$(COMPAT_TESTS) -m slow
 

@@ -26,8 +26,12 @@ if TYPE_CHECKING:
     from syncline.client import AsyncClient, Client
     from syncline.client.store import Store
     from syncline.consensus.types import ChangeType
+    from syncline.engines.contact import BackendDown, BackendUp
+    from syncline.engines.protocol import Engine, EngineFigures
+    from syncline.engines.replica import EngineStats, LogReplica
     from syncline.machines.commands import command, query
     from syncline.machines.machine import Machine
+    from syncline.machines.opening import open  # noqa: A004 - `syncline.open`
     from syncline.node.config import Config
     from syncline.node.events import (
         DiskSlow,
@@ -84,6 +88,10 @@ _HOMES: Final = {
     "syncline.consensus.types": ("ChangeType",),
     "syncline.machines.commands": ("command", "query"),
     "syncline.machines.machine": ("Machine",),
+    "syncline.machines.opening": ("open",),
+    "syncline.engines.protocol": ("Engine", "EngineFigures"),
+    "syncline.engines.replica": ("EngineStats", "LogReplica"),
+    "syncline.engines.contact": ("BackendDown", "BackendUp"),
     "syncline.node.config": ("Config",),
     "syncline.node.events": (
         *("DiskSlow", "DiskSpaceLow", "Event", "LeaderChanged", "MembershipChanged", "NodeStopped", "PeerDown"),
@@ -120,6 +128,8 @@ __all__ = [
     "ApplyFuture",
     "Ask",
     "AsyncClient",
+    "BackendDown",
+    "BackendUp",
     "BatchingFSM",
     "BytesSnapshot",
     "ChangeType",
@@ -131,6 +141,7 @@ __all__ = [
     "DiskSpaceLow",
     "Distribution",
     "DurableFSM",
+    "EngineStats",
     "Entry",
     "Event",
     "FSM",
@@ -139,6 +150,7 @@ __all__ = [
     "LeaderSchedule",
     "LeaderTerm",
     "LimitedFSM",
+    "LogReplica",
     "Machine",
     "Member",
     "MemberLevels",
@@ -157,6 +169,8 @@ __all__ = [
     "RecoveryReport",
     "Refusal",
     "RenumberingFSM",
+    "Engine",
+    "EngineFigures",
     "Role",
     "RoleChanged",
     "Session",
@@ -176,6 +190,7 @@ __all__ = [
     "add_config_flags",
     "command",
     "load_config",
+    "open",
     "query",
     "read_file",
     "replace_file",

@@ -299,5 +299,5 @@ async def test_raft_events_tell_of_each_role_once_also_of_one_by_the_membership(
 def test_event_classes_are_all_exported() -> None:
     kinds = {kind.__name__ for kind in Event.__subclasses__() if kind.__module__.startswith("syncline.")}
     assert kinds <= set(syncline.__all__)
-    assert len(kinds) == 11
+    assert len(kinds) == 13
     assert RoleChanged("leader").role == "leader"

@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import Self, cast
 
 from syncline.blocking.raft import AskBlocking, BlockingRaft
-from syncline.errors import UsageError
+from syncline.engines.urls import is_url
+from syncline.errors import ConfigError, UsageError
 from syncline.machines.calls import CallSettings, MachineCalls
 from syncline.machines.commands import BlockingFace, Wait
 from syncline.machines.machine import DEFAULT_TIMEOUT_S, Machine
@@ -76,6 +77,8 @@ class BlockingMachine(BlockingFace, Machine):
         """
         cls._check_made()
         check_timeout(timeout)
+        if is_url(config):
+            raise ConfigError(f"{config!r}: without async a machine opens on Raft alone: give a Config, or a TOML file")
         machine = cls()
         return cls._on(BlockingRaft.open(config_of(config), machine, world=world), machine, timeout)
 

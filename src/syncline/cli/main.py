@@ -74,6 +74,7 @@ _COMMANDS: Final = {
         "syncline.cli.completion:completion",
         "Print the script by which a shell completes commands and keys.",
     ),
+    "machine": ("syncline.cli.machine:machine", "Copy a state machine from one engine to another."),
     "recover": ("syncline.cli.recover.command:recover", "After a lost quorum, start a new cluster from one node."),
 }
 

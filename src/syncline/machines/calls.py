@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
+from syncline.engines.protocol import Engine
 from syncline.errors import ConfigError, Rejected
 from syncline.machines.commands import CommandMethod, MachineMethod, Wait
 from syncline.machines.declared import DECLARATION, Declared
@@ -54,8 +55,8 @@ class CommandStart:
 class MachineCalls:
     """Makes the calls of one open machine. `machine` is the one that its node applies to."""
 
-    def __init__(self, raft: Raft[bytes], machine: Applying, plan: Plan, settings: CallSettings) -> None:
-        self.raft = raft
+    def __init__(self, replica: Engine[bytes], machine: Applying, plan: Plan, settings: CallSettings) -> None:
+        self.replica = replica
         self.machine = machine
         self.plan = plan
         self.settings = settings
@@ -65,7 +66,7 @@ class MachineCalls:
 
     def with_settings(self, settings: CallSettings) -> MachineCalls:
         """The same machine, called otherwise."""
-        other = MachineCalls(self.raft, self.machine, self.plan, settings)
+        other = MachineCalls(self.replica, self.machine, self.plan, settings)
         other._start = self._start
         return other
 
@@ -80,17 +81,18 @@ class MachineCalls:
         deadline_s = loop.time() + self.settings.timeout_s
         if not self._start.stamped:
             await self._wait_for_stamps(loop.time)
-        name = self.plan.proposed_as(command, self.raft.machine_version)
+        name = self.plan.proposed_as(command, self.replica.machine_version)
         if not name:  # a new cluster does not know yet what its members can do
             left_s = max(1e-3, deadline_s - loop.time())
-            await self.raft.reach_machine_version(command.since, timeout=min(left_s, LEARNING_S))
-            name = self.plan.proposed_as(command, self.raft.machine_version)
+            await self.replica.reach_machine_version(command.since, timeout=min(left_s, LEARNING_S))
+            name = self.plan.proposed_as(command, self.replica.machine_version)
         if not name:
-            if (unknown := self.raft._not_known_yet(command.since)) is not None:
+            replica = self.replica
+            if isinstance(replica, Raft) and (unknown := replica._not_known_yet(command.since)) is not None:
                 raise unknown
             raise Rejected(
                 f"{self.plan.kind}.{command.name} needs machine version {command.since}, and the cluster has"
-                f" {self.raft.machine_version}: it rises once all members run a version that has the command",
+                f" {self.replica.machine_version}: it rises once all members run a version that has the command",
                 code="needs_upgrade",
             )
         await self._declare(name, deadline_s)
@@ -99,7 +101,7 @@ class MachineCalls:
         if session is not None:
             answer = await session.apply(envelope, timeout=left_s)
         else:
-            answer = await self.raft.apply(envelope, timeout=left_s)
+            answer = await self.replica.apply(envelope, timeout=left_s)
         return command.signature.load_answer(answer)
 
     async def _wait_for_stamps(self, clock: Callable[[], float]) -> None:
@@ -112,7 +114,7 @@ class MachineCalls:
         if start.stamped_by_s is None:
             start.stamped_by_s = clock() + LEARNING_S
         left_s = start.stamped_by_s - clock()
-        if left_s > 0 and not await self.raft.reach_level(
+        if left_s > 0 and not await self.replica.reach_level(
             STAMP_LEVEL, timeout=min(left_s, self.settings.timeout_s / 2)
         ):
             return  # the next command waits for the rest of the time
@@ -124,10 +126,10 @@ class MachineCalls:
         if name in declared.commands and declared.machine == self.plan.name:
             return
         async with self._start.declaring:
-            mine = self.plan.declared(self.raft.machine_version)
+            mine = self.plan.declared(self.replica.machine_version)
             if not self.machine._declared.covers(mine):
                 left_s = max(1e-3, deadline_s - asyncio.get_running_loop().time())
-                await self.raft.apply(encode_declaration(mine), timeout=left_s)
+                await self.replica.apply(encode_declaration(mine), timeout=left_s)
 
     async def _query(self, query: MachineMethod[Any, ..., object], data: bytes) -> object:
         machine, signature = self.machine, query.signature
@@ -138,7 +140,7 @@ class MachineCalls:
 
         settings = self.settings
         stale = settings.consistency == "stale"
-        return signature.load_answer(await self.raft.read(look, timeout=settings.timeout_s, stale=stale))
+        return signature.load_answer(await self.replica.read(look, timeout=settings.timeout_s, stale=stale))
 
 
 def encode_declaration(declared: Declared) -> bytes:

@@ -31,16 +31,19 @@ the guide.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final, Self, TypeVar, cast
 
 import msgspec
 
+from syncline.engines.protocol import Engine
+from syncline.engines.urls import is_url
 from syncline.errors import ConfigError, NodeFailed, Rejected, UsageError
 from syncline.machines.calls import CallSettings, MachineCalls, checked_consistency
 from syncline.machines.commands import LINK, CommandMethod
 from syncline.machines.declared import DECLARATION, Declared, check_declared
+from syncline.machines.opening import open  # noqa: A004 - its public name
 from syncline.machines.plan import DECLARED, Plan, plan_of
 from syncline.machines.snapshots import StateSnapshot, dump_state, read_declared, read_fields
 from syncline.node.arguments import check_timeout
@@ -139,7 +142,7 @@ class Machine:
 
     def __repr__(self) -> str:
         calls = self._calls
-        return f"<{type(self).__name__}: {'not open' if calls is None else f'on {calls.raft!r}'}>"
+        return f"<{type(self).__name__}: {'not open' if calls is None else f'on {calls.replica!r}'}>"
 
     if not TYPE_CHECKING:  # with it a type checker would take any name
 
@@ -157,10 +160,12 @@ class Machine:
     def open(
         cls, config: Config | str | PathLike[str], *, timeout: float = DEFAULT_TIMEOUT_S, world: World | None = None
     ) -> Startup[Self]:
-        """Start a node of this machine: from a `Config`, or the path of a TOML file with its settings.
+        """Start a node of this machine: from a `Config`, the path of a TOML file with its settings, or an engine's URL.
 
             jobs = await Jobs.open("cluster.toml")          # the caller calls `close`
             async with Jobs.open("cluster.toml") as jobs:   # closed at the end of the block
+                ...
+            async with Jobs.open("etcd://10.0.0.1:2379/jobs") as jobs:   # as `syncline.open` (docs/engines.md)
                 ...
 
         `timeout` (seconds) bounds each call; see `using`. `world` replaces what is outside the node, for tests.
@@ -168,11 +173,14 @@ class Machine:
         Raises:
             ConfigError: a setting can't be used; or this is the data directory of another node.
             TypeError, StorageError, OSError: as `Raft.open` does.
+            Unreachable: no server of the engine answers (`not_applied`).
             NodeFailed: the log is of another machine, or has commands that this class does not.
         """
         cls._check_made()
         check_timeout(timeout)
         machine = cls()
+        if isinstance(config, str) and is_url(config):
+            return Startup(cls._opened(open(config, machine, world=world), machine, timeout), Machine.close)
         opening = Raft.open(config_of(config), machine, world=world)
         return Startup(cls._opened(opening, machine, timeout), Machine.close)
 
@@ -205,7 +213,7 @@ class Machine:
             raise UsageError("Machine has no state of its own: open a class of it")
 
     @classmethod
-    async def _opened(cls, opening: Startup[Raft[bytes]], machine: Self, timeout_s: float) -> Self:
+    async def _opened(cls, opening: Awaitable[Engine[bytes]], machine: Self, timeout_s: float) -> Self:
         return cls._calling(
             MachineCalls(await opening, machine, cls._plan, CallSettings(timeout_s, "linearizable", None))
         )
@@ -233,9 +241,23 @@ class Machine:
             print(jobs.raft.leader)
 
         Raises:
+            UsageError: the machine is not open, or is on another engine than Raft: see `replica`.
+        """
+        replica = self.replica
+        if isinstance(replica, Raft):
+            return replica
+        raise UsageError(f"this {type(self).__name__} is not on Raft: `replica` is its node, on each engine")
+
+    @property
+    def replica(self) -> Engine[bytes]:
+        """The node, on whichever engine: its figures, snapshots, events, leadership.
+
+            print(jobs.replica.stats().applied)
+
+        Raises:
             UsageError: the machine is not open.
         """
-        return self._opened_calls().raft
+        return self._opened_calls().replica
 
     def using(self, *, timeout: float | None = None, consistency: str | None = None) -> Self:
         """The same machine, whose calls have another deadline or consistency.
@@ -279,7 +301,7 @@ class Machine:
 
     async def _with_session(self, calls: MachineCalls) -> Self:
         settings = calls.settings
-        session = await calls.raft.session(timeout=settings.timeout_s)
+        session = await calls.replica.session(timeout=settings.timeout_s)
         return self._calling(calls.with_settings(CallSettings(settings.timeout_s, settings.consistency, session)))
 
     async def _end_session(self) -> None:
@@ -295,7 +317,7 @@ class Machine:
         Raises:
             UsageError: the machine is not open.
         """
-        await self._opened_calls().raft.close()
+        await self._opened_calls().replica.close()
 
     # -- the state machine --------------------------------------------------------------------------------------------
 

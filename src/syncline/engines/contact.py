@@ -1,0 +1,89 @@
+"""The contact of one node with its backend: time limits of attempts, pauses between them, and events."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+from weakref import WeakKeyDictionary
+
+from syncline.engines.backend import BackendLost
+from syncline.errors import ConfigError, StorageError
+from syncline.node.events import Event
+from syncline.node.ignored_entries import RateLimitedLog
+
+__all__ = ["ATTEMPT_S", "BackendDown", "BackendUp", "Contact"]
+
+ATTEMPT_S: Final = 5.0
+"""One attempt of one request. Then its outcome is unknown."""
+
+FIRST_PAUSE_S: Final = 0.05
+LONGEST_PAUSE_S: Final = 1.0
+
+log: Final = logging.getLogger("syncline.engines")
+
+Answer = TypeVar("Answer")
+
+
+class BackendDown(Event, frozen=True):
+    """The node does not reach its backend (etcd, PostgreSQL) any more. It tries again by itself."""
+
+    reason: str
+
+
+class BackendUp(Event, frozen=True):
+    """The node reaches its backend again."""
+
+
+class Contact:
+    """`told` gets the events; `name` is the backend's."""
+
+    def __init__(self, name: str, rng: random.Random, told: Callable[[Event], None]) -> None:
+        self._name = name
+        self._rng = rng
+        self._told = told
+        self._pauses_s: WeakKeyDictionary[asyncio.Task[object], float] = WeakKeyDictionary()
+        """The next pause of each task: one kind of request may fail while others do not."""
+        self._log = RateLimitedLog(asyncio.get_running_loop().time)
+        self.trouble: str = ""
+        """Why the backend is not reached; empty while it is."""
+
+    async def attempt(self, request: Awaitable[Answer], limit_s: float = ATTEMPT_S) -> Answer:
+        """Await a request for so many seconds.
+
+        Raises:
+            BackendLost: there is no answer. A setting of the backend that can't be used any more counts as well: an
+                operator may correct it.
+        """
+        try:
+            async with asyncio.timeout(limit_s):
+                answer = await request
+        except TimeoutError:
+            raise BackendLost(f"{self._name} did not answer within {limit_s:g} s", sent=True) from None
+        except (ConfigError, StorageError) as error:
+            raise BackendLost(str(error), sent=False) from error
+        if self.trouble:
+            self.trouble = ""
+            log.info("%s is reached again", self._name)
+            self._told(BackendUp())
+        self._pauses_s.pop(_task(), None)
+        return answer
+
+    async def pause(self, error: BackendLost) -> None:
+        """Take note of a failed attempt, and wait before the next one."""
+        reason = str(error)
+        if not self.trouble:
+            self._log.warn(f"{reason}; it is tried again")
+            self._told(BackendDown(reason=reason))
+        self.trouble = reason
+        pause_s = self._pauses_s.get(_task(), FIRST_PAUSE_S)
+        self._pauses_s[_task()] = min(2 * pause_s, LONGEST_PAUSE_S)
+        await asyncio.sleep(pause_s * (0.5 + self._rng.random()))
+
+
+def _task() -> asyncio.Task[object]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task

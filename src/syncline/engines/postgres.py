@@ -1,0 +1,371 @@
+"""The log in a table of PostgreSQL (`syncline[postgres]`). `docs/engines.md` has the tables.
+
+The row of a log in `syncline_head` has the next position. An append takes it by an UPDATE: its row lock makes the order
+of the positions the order of the commits. So a reader never sees a position before a lower one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+import psycopg
+
+from syncline.engines.backend import (
+    PART_BYTES,
+    BackendLost,
+    FenceLost,
+    LogPage,
+    LogRecord,
+    LogReplaced,
+    Mark,
+    StoredSnapshot,
+)
+from syncline.engines.postgres_errors import connecting_failed, query_failed
+from syncline.engines.urls import PostgresUrl
+from syncline.errors import ConfigError, NodeFailed
+
+__all__ = ["PostgresBackend"]
+
+FORMAT: Final = 1
+SNAPSHOT_BYTES: Final = 256 << 20
+CONNECT_S: Final = 2
+"""For each host: an attempt must have time for all of them."""
+PAGE_RECORDS: Final = 32
+FIRST_POLL_S: Final = 0.005
+LAST_POLL_S: Final = 0.05
+TABLES_LOCK: Final = 0x53796E63
+
+log: Final = logging.getLogger("syncline.engines")
+
+_TABLES: Final = """
+CREATE TABLE IF NOT EXISTS syncline_head (
+    log text PRIMARY KEY, id bigint NOT NULL, format int NOT NULL, next bigint NOT NULL DEFAULT 1,
+    epoch bigint NOT NULL DEFAULT 0, trim bigint NOT NULL DEFAULT 0, snap bigint NOT NULL DEFAULT 0,
+    holder text, until timestamptz
+) WITH (fillfactor = 10);
+CREATE TABLE IF NOT EXISTS syncline_entries (
+    log text NOT NULL, idx bigint NOT NULL, writer bigint NOT NULL, seq bigint NOT NULL, body bytea NOT NULL,
+    PRIMARY KEY (log, idx), UNIQUE (log, writer, seq)
+);
+CREATE TABLE IF NOT EXISTS syncline_snapshots (
+    log text NOT NULL, idx bigint NOT NULL, part int NOT NULL, body bytea NOT NULL, PRIMARY KEY (log, idx, part)
+);
+"""
+
+_READ: Final = """
+SELECT h.id, h.next, h.trim, m.writer, m.seq, e.idx, e.writer, e.seq, e.body
+FROM syncline_head h
+LEFT JOIN syncline_entries m ON m.log = h.log AND m.idx = %(mark)s
+LEFT JOIN LATERAL (
+    SELECT idx, writer, seq, body FROM syncline_entries
+    WHERE log = h.log AND idx > %(seen)s ORDER BY idx LIMIT %(limit)s
+) e ON true
+WHERE h.log = %(log)s ORDER BY e.idx
+"""
+
+_APPEND: Final = """
+WITH moved AS (
+    UPDATE syncline_head SET next = next + 1 WHERE log = %(log)s AND (%(fence)s = 0 OR epoch = %(fence)s)
+    RETURNING next - 1 AS idx
+)
+INSERT INTO syncline_entries (log, idx, writer, seq, body)
+SELECT %(log)s, idx, %(writer)s, %(seq)s, %(body)b FROM moved
+ON CONFLICT (log, writer, seq) DO NOTHING RETURNING idx
+"""
+
+_CONFIRM: Final = """
+WITH h AS (UPDATE syncline_head SET next = next WHERE log = %(log)s RETURNING id, next, trim)
+SELECT h.id, h.next, h.trim, m.writer, m.seq FROM h
+LEFT JOIN syncline_entries m ON m.log = %(log)s AND m.idx = %(mark)s
+"""
+
+_CONFIRM_ON_PRIMARY: Final = """
+SELECT h.id, h.next, h.trim, m.writer, m.seq FROM syncline_head h
+LEFT JOIN syncline_entries m ON m.log = h.log AND m.idx = %(mark)s WHERE h.log = %(log)s
+"""
+
+_ACQUIRE: Final = """
+UPDATE syncline_head
+SET epoch = epoch + 1, holder = %(holder)s, until = clock_timestamp() + make_interval(secs => %(ttl)s)
+WHERE log = %(log)s AND (until IS NULL OR until < clock_timestamp()) RETURNING epoch
+"""
+
+_KEEP: Final = """
+UPDATE syncline_head SET until = clock_timestamp() + make_interval(secs => %(ttl)s)
+WHERE log = %(log)s AND epoch = %(token)s AND until >= clock_timestamp() RETURNING 1
+"""
+
+
+class _Lane:
+    """One connection, for one request at a time. A request that is cut short takes its connection with it."""
+
+    def __init__(self, backend: PostgresBackend) -> None:
+        self._backend = backend
+        self._lock = asyncio.Lock()
+        self._connection: Any = None
+        self._warned = False
+
+    @contextlib.asynccontextmanager
+    async def use(self, *, transaction: bool = False) -> AsyncIterator[Any]:
+        """A cursor. At the end all of it is committed, and confirmed by the standbys that the server waits for."""
+        async with self._lock:
+            try:
+                connection = await self._connected()
+                self._warned = False
+                async with contextlib.AsyncExitStack() as stack:
+                    if transaction:
+                        await stack.enter_async_context(connection.transaction())
+                    yield await stack.enter_async_context(connection.cursor(binary=True))
+            except psycopg.Error as error:
+                self.drop()
+                raise query_failed(self._backend.name, error) from error
+            except BaseException:
+                self.drop()
+                raise
+            if self._warned:
+                # "canceling wait for synchronous replication": the commit is reported as a success all the same
+                self.drop()
+                raise BackendLost("the server did not wait for its synchronous standby", sent=True)
+
+    async def _connected(self) -> Any:
+        if self._connection is not None and not self._connection.closed:
+            return self._connection
+        backend = self._backend
+        try:
+            connection = await psycopg.AsyncConnection.connect(
+                backend.url.conninfo,
+                autocommit=True,
+                prepare_threshold=None,  # PgBouncer in transaction mode has no prepared statements
+                connect_timeout=CONNECT_S,
+                target_session_attrs="read-write",
+            )
+        except psycopg.Error as error:
+            raise connecting_failed(backend.name, error) from error
+        self._connection = connection
+        connection.add_notice_handler(self._on_notice)
+        await backend.check_settings(connection)
+        return connection
+
+    def _on_notice(self, notice: Any) -> None:
+        if (notice.sqlstate or "").startswith("01"):
+            self._warned = True
+
+    def drop(self) -> None:
+        """Close the connection at once: what it is doing now is of no use."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.pgconn.finish()
+
+
+class PostgresBackend:
+    """A log in PostgreSQL."""
+
+    snapshot_bytes: int = SNAPSHOT_BYTES
+
+    def __init__(self, url: PostgresUrl) -> None:
+        self.url: PostgresUrl = url
+        self.name: str = url.shown
+        self._log = url.log
+        self._id = 0
+        self._reading, self._writing, self._other = _Lane(self), _Lane(self), _Lane(self)
+        self._bulk = _Lane(self)
+        """For snapshots: reads and leases must not wait until one is stored."""
+        self._news = asyncio.Event()
+        self._poll_s = FIRST_POLL_S
+        self._checked = False
+
+    async def check_settings(self, connection: Any) -> None:
+        """Refuse a server that may lose what it has acknowledged.
+
+        Raises:
+            ConfigError: it is set up so.
+        """
+        cursor = await connection.execute(
+            "SELECT current_setting('fsync'), current_setting('synchronous_commit'),"
+            " current_setting('synchronous_standby_names'), (SELECT count(*) FROM pg_stat_replication)"
+        )
+        fsync, commit, names, standbys = await cursor.fetchone()
+        for setting, value in (("fsync", fsync), ("synchronous_commit", commit)):
+            if value == "off":
+                raise ConfigError(
+                    f"{self.name}: the server has {setting}=off, so it may lose what it has acknowledged: set it to on"
+                )
+        if standbys and not names and not self._checked:
+            log.warning(
+                "%s has standbys, and synchronous_standby_names is empty: a failover may lose what was acknowledged."
+                " The nodes would notice it and stop (docs/engines.md)",
+                self.name,
+            )
+        self._checked = True
+
+    async def start(self) -> int:
+        """Make the tables and the row of the log, if they are not there."""
+        async with self._other.use() as cursor:
+            found = await _row(cursor, "SELECT to_regclass('syncline_head'), to_regclass('syncline_snapshots')")
+            made = found is not None and None not in found
+        if not made:
+            async with self._other.use(transaction=True) as cursor:
+                await cursor.execute("SELECT pg_advisory_xact_lock(%s)", [TABLES_LOCK])
+                for statement in _TABLES.split(";")[:-1]:
+                    await cursor.execute(statement)
+        async with self._other.use() as cursor:
+            row = await _row(cursor, "SELECT id, format FROM syncline_head WHERE log = %s", [self._log])
+            if row is None:
+                await cursor.execute(
+                    "INSERT INTO syncline_head (log, id, format) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+                    [self._log, secrets.randbits(62) + 1, FORMAT],
+                )
+                row = await _row(cursor, "SELECT id, format FROM syncline_head WHERE log = %s", [self._log])
+        if row is None:
+            raise BackendLost("the row of the log is not there", sent=False)
+        if row[1] != FORMAT:
+            raise NodeFailed(f"{self.name} has format {row[1]}; this version of Syncline reads format {FORMAT}")
+        self._id = row[0]
+        return self._id
+
+    def _check(self, row: Sequence[Any] | None, mark: Mark) -> tuple[int, int]:
+        """The newest position and what is trimmed, of a row with id, next, trim and the record of the mark."""
+        if row is None or row[0] != self._id:
+            raise LogReplaced(f"{self.name}: the log was removed, or made again")
+        head, trimmed = row[1] - 1, row[2]
+        same = (row[3], row[4]) == (mark.writer, mark.sequence)
+        if mark.position > head or (mark.position > trimmed and not same):
+            raise LogReplaced(
+                f"{self.name}: the record at position {mark.position} is not the one that this node has read"
+            )
+        return head, trimmed
+
+    async def read(self, mark: Mark, seen: int, limit_bytes: int) -> LogPage:  # noqa: ARG002 - bounded by PAGE_RECORDS
+        """Records behind `seen`, all of one snapshot of the database."""
+        values = {"log": self._log, "mark": mark.position, "seen": seen, "limit": PAGE_RECORDS}
+        async with self._reading.use() as cursor:
+            await cursor.execute(_READ, values)
+            rows = await cursor.fetchall()
+        head, trimmed = self._check(rows[0] if rows else None, mark)
+        if seen > head:
+            raise LogReplaced(f"{self.name} ends at position {head}, and this node has read up to {seen}")
+        records = [LogRecord(row[5], row[6], row[7], row[8]) for row in rows if row[5] is not None]
+        if records:
+            self._poll_s = FIRST_POLL_S
+        return LogPage(records, records[-1].position if len(records) == PAGE_RECORDS else head, trimmed)
+
+    async def wait(self, seen: int, timeout_s: float) -> None:  # noqa: ARG002 - it polls
+        """Wait for the next poll."""
+        pause_s = min(self._poll_s, timeout_s)
+        self._poll_s = min(2 * self._poll_s, LAST_POLL_S)
+        try:
+            async with asyncio.timeout(pause_s):
+                await self._news.wait()
+        except TimeoutError:
+            return
+        self._news.clear()
+        self._poll_s = FIRST_POLL_S
+
+    def kick(self) -> None:
+        """Poll now."""
+        self._news.set()
+
+    async def append(self, writer: int, sequence: int, body: bytes, fence: int) -> None:
+        """Append, in one statement."""
+        values = {"log": self._log, "writer": writer, "seq": sequence, "body": body, "fence": fence}
+        async with self._writing.use() as cursor:
+            if await _row(cursor, _APPEND, values) is not None:
+                return
+            held = "SELECT 1 FROM syncline_entries WHERE log = %(log)s AND writer = %(writer)s AND seq = %(seq)s"
+            if await _row(cursor, held, values) is not None:
+                return
+            if await _row(cursor, "SELECT 1 FROM syncline_head WHERE log = %(log)s", values) is None:
+                raise LogReplaced(f"{self.name}: the log was removed")
+        if fence:
+            raise FenceLost  # or it was appended before, and trimmed meanwhile: the caller looks
+
+    async def confirm(self, mark: Mark) -> int:
+        """The newest position, by a commit: a primary that was cut off can't make one."""
+        sql = _CONFIRM_ON_PRIMARY if self.url.primary_reads else _CONFIRM
+        async with self._other.use() as cursor:
+            row = await _row(cursor, sql, {"log": self._log, "mark": mark.position})
+        return self._check(row, mark)[0]
+
+    async def snapshot(self) -> StoredSnapshot | None:
+        """The newest stored one."""
+        async with self._bulk.use() as cursor:
+            await cursor.execute(
+                "SELECT s.idx, s.body FROM syncline_head h"
+                " JOIN syncline_snapshots s ON s.log = h.log AND s.idx = h.snap WHERE h.log = %s ORDER BY s.part",
+                [self._log],
+            )
+            rows = await cursor.fetchall()
+        return StoredSnapshot(rows[0][0], b"".join(row[1] for row in rows)) if rows else None
+
+    async def stored_position(self) -> int:
+        """Of the newest stored one."""
+        async with self._other.use() as cursor:
+            row = await _row(cursor, "SELECT snap FROM syncline_head WHERE log = %s", [self._log])
+        return int(row[0]) if row is not None else 0
+
+    async def store_snapshot(self, snapshot: StoredSnapshot) -> bool:
+        """Store it in one transaction. The row of the log, which each append needs, is locked at the end alone."""
+        position, body = snapshot.position, snapshot.body
+        if await self.stored_position() >= position:
+            return False
+        async with self._bulk.use(transaction=True) as cursor:
+            for part, start in enumerate(range(0, len(body), PART_BYTES)):
+                await cursor.execute(
+                    "INSERT INTO syncline_snapshots VALUES (%s, %s, %s, %b) ON CONFLICT DO NOTHING",
+                    [self._log, position, part, body[start : start + PART_BYTES]],
+                )
+                if not cursor.rowcount:
+                    return False  # another node has stored one at this position
+            await cursor.execute(
+                "UPDATE syncline_head SET snap = %s WHERE log = %s AND snap < %s", [position, self._log, position]
+            )
+            stored = bool(cursor.rowcount)
+            await cursor.execute(
+                "DELETE FROM syncline_snapshots s USING syncline_head h"
+                " WHERE h.log = %s AND s.log = h.log AND s.idx <> h.snap AND s.idx <= %s",
+                [self._log, position],
+            )
+        return stored
+
+    async def trim(self, position: int) -> None:
+        """Remove records, and record that, in one transaction."""
+        async with self._bulk.use(transaction=True) as cursor:
+            await cursor.execute("DELETE FROM syncline_entries WHERE log = %s AND idx <= %s", [self._log, position])
+            await cursor.execute(
+                "UPDATE syncline_head SET trim = greatest(trim, %s) WHERE log = %s", [position, self._log]
+            )
+
+    async def acquire(self, holder: str, ttl_s: float) -> int:
+        """Take the lease, by the server's clock."""
+        async with self._other.use() as cursor:
+            row = await _row(cursor, _ACQUIRE, {"log": self._log, "holder": holder, "ttl": ttl_s})
+        return int(row[0]) if row is not None else 0
+
+    async def keep(self, token: int, ttl_s: float) -> bool:
+        """Renew it."""
+        async with self._other.use() as cursor:
+            return await _row(cursor, _KEEP, {"log": self._log, "token": token, "ttl": ttl_s}) is not None
+
+    async def release(self, token: int) -> None:
+        """Give it back. The next one gets another token."""
+        async with self._other.use() as cursor:
+            await cursor.execute(
+                "UPDATE syncline_head SET until = NULL WHERE log = %s AND epoch = %s", [self._log, token]
+            )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for lane in (self._reading, self._writing, self._other, self._bulk):
+            lane.drop()
+
+
+async def _row(cursor: Any, sql: str, values: object = None) -> Sequence[Any] | None:
+    """Execute a statement, and return its first row."""
+    await cursor.execute(sql, values)
+    found: Sequence[Any] | None = await cursor.fetchone()
+    return found
