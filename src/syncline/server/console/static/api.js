@@ -138,10 +138,21 @@ class Api {
     return this.stale ? { consistency: "stale" } : {};
   }
 
+  // A read of the present state. If a quorum can't confirm it, the node's own state is taken, and said to be that.
+  async read(path, query, options = {}) {
+    try {
+      return await this.request("GET", path, { query: { ...query, ...this.fresh }, ...options });
+    } catch (error) {
+      if (this.stale || !["no_leader", "not_leader", "deadline_exceeded"].includes(error.code)) throw error;
+      this.stale = true;
+      return this.request("GET", path, { query: { ...query, ...this.fresh }, ...options });
+    }
+  }
+
   // A key's value and revision; null if there is no such key.
   async get(key, { revision, signal } = {}) {
     try {
-      const response = await this.request("GET", "/key", { query: { key, revision, ...this.fresh }, signal, timeoutMs: 60000 });
+      const response = await this.read("/key", { key, revision }, { signal, timeoutMs: 60000 });
       const value = new Uint8Array(await response.arrayBuffer());
       return { value, revision: Number((response.headers.get("ETag") ?? "0").replaceAll('"', "")) };
     } catch (error) {
@@ -158,12 +169,12 @@ class Api {
   }
 
   async list(query, options) {
-    return this.json("GET", "/keys", { query: { ...query, ...this.fresh }, ...options });
+    return (await this.read("/keys", query, options)).json();
   }
 
   // A key's record without its value; null if there is none.
   async record(key) {
-    const found = await this.json("GET", "/keys", { query: { prefix: key, limit: 1, ...this.fresh } });
+    const found = await this.list({ prefix: key, limit: 1 });
     const item = found.keys[0];
     return item && same(bytesIn(item, "key"), key) ? item : null;
   }

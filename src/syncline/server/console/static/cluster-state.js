@@ -15,6 +15,7 @@ class ClusterState extends EventTarget {
     this.nodes = new Map(); // by id: {status, error, ms, metrics, warnings}
     this.looks = 0;
     this.started = false;
+    this.known = new Promise((resolve) => (this.know = resolve)); // when this node was asked once
   }
 
   start() {
@@ -43,6 +44,7 @@ class ClusterState extends EventTarget {
       if (this.status) this.nodes.set(this.status.id, { ...this.nodes.get(this.status.id), ...found, status: null });
     }
     api.stale = Boolean(this.status && !this.error && !this.status.leader);
+    this.know();
     await Promise.all(others);
     this.dispatchEvent(new Event("change"));
   }

@@ -6,7 +6,7 @@ import { cluster } from "./cluster-state.js";
 import { line, word } from "./commands.js";
 import { diagnose } from "./diagnosis.js";
 import { ask } from "./dialog.js";
-import { code, h, put, say, tell } from "./dom.js";
+import { code, h, put, redraw, say, tell } from "./dom.js";
 import { ring } from "./ring.js";
 import { clock, timeLine } from "./timeline.js";
 
@@ -34,23 +34,20 @@ export function clusterScreen(main) {
   const draw = () => {
     const members = cluster.members;
     drawBanner(banner, diagnose(cluster));
-    put(actions, clusterActions());
     if (!chosen || !members.some((one) => one.id === picked)) picked = (members.find((one) => one.leads) ?? members.find((one) => one.own) ?? members[0])?.id ?? null;
     const now = JSON.stringify(members.map((one) => [one.id, one.name, one.role, one.leads, one.lag, one.match, one.active, one.rttS, one.status?.revision, one.status?.commit, one.status?.applied, one.status?.role, one.status?.term, !one.error])) + picked;
     if (now !== drawn) {
       drawn = now;
-      const focused = picture.contains(document.activeElement) ? document.activeElement.getAttribute("data-id") : null;
-      put(picture, members.length ? ring(members, { onpick: pick, picked }) : h("p", { class: "hint" }, "No member is known yet."));
-      if (focused) picture.querySelector(`[data-id="${CSS.escape(focused)}"]`)?.focus();
+      redraw(picture, members.length ? ring(members, { onpick: pick, picked }) : h("p", { class: "hint" }, "No member is known yet."));
     }
     const member = members.find((one) => one.id === picked);
-    if (member && !details.contains(document.activeElement)) put(details, memberCard(member));
-    else if (!member) put(details, h("p", { class: "hint" }, "Select a member."));
+    redraw(details, member ? memberCard(member) : h("p", { class: "hint" }, "Select a member."));
     timeLine.watch();
   };
   const drawEvents = () => put(events, timeLine.items.slice(0, 60).map((one) => h("li", { class: `event ${one.kind}` }, h("time", {}, clock(one.at)), h("span", {}, one.text))), timeLine.items.length ? null : h("li", { class: "hint" }, "Nothing yet."));
   cluster.addEventListener("change", draw);
   timeLine.addEventListener("change", drawEvents);
+  put(actions, clusterActions());
   draw();
   drawEvents();
   return () => {
@@ -84,7 +81,7 @@ function memberCard(member) {
     ["Answers this page in", member.ms === null ? "–" : `${member.ms.toFixed(0)} ms`],
     ["Version", status?.version ?? "–"],
     ["Up for", status ? duration(status.uptime_s) : "–"],
-    ["Clients", member.http ? h("a", { href: `${member.http}/console/`, rel: "noreferrer" }, member.http) : "not announced"],
+    ["Clients", member.http ? h("a", { href: `${member.http}/console/`, "data-id": "clients", rel: "noreferrer" }, member.http) : "not announced"],
     ["Peers", member.peer],
     ["Id", h("code", {}, member.id)],
   ];
@@ -100,7 +97,7 @@ function memberCard(member) {
 function memberActions(member) {
   const name = word(member.name);
   const endpoints = cluster.endpoints;
-  const button = (text, action, danger = false) => h("button", { class: danger ? "danger quiet" : "", onclick: action }, text);
+  const button = (text, action, danger = false) => h("button", { class: danger ? "danger quiet" : "", "data-id": text, onclick: action }, text);
   return [
     member.role === "voter" && !member.leads && button("Make it the leader", () => change({
       title: `Make ${member.name} the leader?`, text: "Clients notice it as a pause of some milliseconds.", command: line(`transfer ${name}`, endpoints), action: "Transfer", path: "/raft/transfer", body: { To: member.id },

@@ -36,6 +36,20 @@ export function put(element, ...children) {
   return element;
 }
 
+let pressed = false;
+addEventListener("pointerdown", () => (pressed = true), true);
+addEventListener("pointerup", () => (pressed = false), true);
+addEventListener("pointercancel", () => (pressed = false), true);
+
+// Replace what is in an element that is drawn again and again: not while a button is pressed, and the element that has
+// the focus, known by its `data-id`, keeps it.
+export function redraw(element, ...children) {
+  if (pressed && element.matches(":hover")) return;
+  const active = element.contains(document.activeElement) ? document.activeElement.dataset.id : undefined;
+  put(element, ...children);
+  if (active !== undefined) element.querySelector(`[data-id="${CSS.escape(active)}"]`)?.focus({ preventScroll: true });
+}
+
 export function say(text, kind = "info") {
   const toast = h("div", { class: `toast ${kind}` }, h("span", {}, text));
   toast.append(h("button", { class: "quiet", "aria-label": "Close this message", onclick: () => toast.remove() }, "×"));

@@ -1,11 +1,11 @@
 // The screen of leases and locks: what ends by itself, who holds a lock, who waits, and how long each has.
 
 import { api } from "./api.js";
-import { bytesIn, bytesOf, number, shown, textOf } from "./bytes.js";
+import { bytesIn, bytesOf, number, plainOf, shown, textOf } from "./bytes.js";
 import { cluster } from "./cluster-state.js";
 import { keyWord, line } from "./commands.js";
 import { ask } from "./dialog.js";
-import { empty, h, put, say, tell } from "./dom.js";
+import { empty, h, put, redraw, say, tell } from "./dom.js";
 import { keyLink } from "./keys.js";
 
 const EVERY_MS = 2000;
@@ -28,7 +28,7 @@ export function leasesScreen(main, parameters) {
       const asked = [...new Set([wanted, ...page.leases.map((one) => one.id)].filter(Boolean))].slice(0, ASKED);
       await Promise.all(asked.map((id) => api.json("GET", `/lease/${id}`, { signal: end.signal }).then((found) => view.details.set(id, { ...found, at: performance.now() })).catch(() => view.details.delete(id))));
       put(note);
-      if (!leases.contains(document.activeElement)) put(leases, leaseTable(page, view, wanted, look));
+      redraw(leases, leaseTable(page, view, wanted, look));
     } catch (error) {
       if (end.signal.aborted) return;
       put(note, h("div", { class: "banner warn" }, h("strong", {}, error.status === 403 ? "This user may not see the leases" : "The leases can't be read"), h("p", {}, `${error.message}.${api.stale ? " Time left is the leader's to tell, and there is none." : ""}`)));
@@ -49,7 +49,6 @@ function leaseTable(page, view, wanted, look) {
   const turn = (after) => {
     if (after === null) view.after.pop();
     else view.after.push(after);
-    document.activeElement?.blur();
     look();
   };
   return [
@@ -57,7 +56,7 @@ function leaseTable(page, view, wanted, look) {
     page.leases.length
       ? h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["Id", "Time left", "Granted", "Keys", ""].map((text) => h("th", { scope: "col" }, text)))), h("tbody", {}, page.leases.map((one) => leaseRow(one, view.details.get(one.id), one.id === wanted, look)))))
       : empty("There are no leases.", "A key with a time to live has one: syncline put --ttl 30s KEY VALUE"),
-    h("div", { class: "row end" }, view.after.length > 1 && h("button", { onclick: () => turn(null) }, "Back"), page.next && h("button", { onclick: () => turn(page.next) }, "Next page")),
+    h("div", { class: "row end" }, view.after.length > 1 && h("button", { "data-id": "back", onclick: () => turn(null) }, "Back"), page.next && h("button", { "data-id": "next", onclick: () => turn(page.next) }, "Next page")),
   ];
 }
 
@@ -82,8 +81,8 @@ function leaseRow(lease, details, picked, look) {
     h("td", {}, h("code", {}, lease.id)),
     h("td", {}, left === undefined ? "–" : [meter, ` ${left.toFixed(1)} s`]),
     h("td", {}, `${number(lease.granted_ttl_s)} s`),
-    h("td", {}, keys.length ? keys.slice(0, 3).map((one) => [h("a", { href: keyLink(bytesIn(one, "key")) }, shown(bytesIn(one, "key"), { most: 60 })), h("br")]) : number(lease.keys), lease.keys > 3 && keys.length ? `and ${number(lease.keys - 3)} more` : null),
-    h("td", {}, api.canWrite && h("button", { class: "danger quiet small", onclick: revoke }, "End")),
+    h("td", {}, keys.length ? keys.slice(0, 3).map((one) => [h("a", { href: keyLink(bytesIn(one, "key")), "data-id": `link ${lease.id} ${plainOf(bytesIn(one, "key"))}` }, shown(bytesIn(one, "key"), { most: 60 })), h("br")]) : number(lease.keys), lease.keys > 3 && keys.length ? `and ${number(lease.keys - 3)} more` : null),
+    h("td", {}, api.canWrite && h("button", { class: "danger quiet small", "data-id": lease.id, onclick: revoke }, "End")),
   );
 }
 
@@ -101,7 +100,6 @@ async function lookAtPlaces(place, prefix, title, view, signal) {
     if (!signal.aborted) put(card, h("h2", {}, title), h("p", { class: "hint" }, `${error.message}.`));
     return;
   }
-  if (card.contains(document.activeElement)) return;
   const byName = new Map();
   for (const item of page.keys) {
     const key = bytesIn(item, "key");
@@ -112,7 +110,7 @@ async function lookAtPlaces(place, prefix, title, view, signal) {
     if (!byName.has(id)) byName.set(id, { name, items: [] });
     byName.get(id).items.push({ key, item });
   }
-  put(card, h("h2", {}, title), byName.size ? [...byName.values()].map((one) => lockCard(one, view)) : h("p", { class: "hint" }, prefix === "locks" ? "No lock is held. In a program: kv.lock(\"printer\"); in a shell: syncline run --lock printer -- COMMAND" : "No leadership is held."), page.more ? h("p", { class: "hint" }, `The first ${PLACES} of ${number(page.count)} places.`) : null);
+  redraw(card, h("h2", {}, title), byName.size ? [...byName.values()].map((one) => lockCard(one, view)) : h("p", { class: "hint" }, prefix === "locks" ? "No lock is held. In a program: kv.lock(\"printer\"); in a shell: syncline run --lock printer -- COMMAND" : "No leadership is held."), page.more ? h("p", { class: "hint" }, `The first ${PLACES} of ${number(page.count)} places.`) : null);
 }
 
 function lockCard({ name, items }, view) {
@@ -120,7 +118,7 @@ function lockCard({ name, items }, view) {
   return h("div", { class: "lock" }, h("h3", {}, shown(name)), h("ol", {}, items.map(({ key, item }, at) => {
     const left = view.details.get(item.lease)?.ttl_s;
     const value = bytesIn(item, "value");
-    return h("li", { class: at ? "" : "holder" }, h("span", { class: `badge ${at ? "" : "lead"}` }, at ? `waits, ${at}` : "holds it"), " ", h("span", {}, `token ${number(item.create_revision)}`), value?.length ? [" ", h("span", { class: "preview" }, shown(value, { most: 60 }))] : null, left === undefined ? null : h("span", { class: "meta" }, `${left.toFixed(1)} s left`), " ", h("a", { href: keyLink(key) }, "key"), !at && api.canWrite && h("button", { class: "danger quiet small", onclick: () => takeAway(key) }, "Take it away"));
+    return h("li", { class: at ? "" : "holder" }, h("span", { class: `badge ${at ? "" : "lead"}` }, at ? `waits, ${at}` : "holds it"), " ", h("span", {}, `token ${number(item.create_revision)}`), value?.length ? [" ", h("span", { class: "preview" }, shown(value, { most: 60 }))] : null, left === undefined ? null : h("span", { class: "meta" }, `${left.toFixed(1)} s left`), " ", h("a", { href: keyLink(key), "data-id": `link ${plainOf(key)}` }, "key"), !at && api.canWrite && h("button", { class: "danger quiet small", "data-id": plainOf(key), onclick: () => takeAway(key) }, "Take it away"));
   })));
 }
 

@@ -106,6 +106,7 @@ async function begin() {
   addEventListener("pagehide", () => timeLine.stop());
   cluster.start();
   drawState();
+  await cluster.known; // without a leader the first read takes this node's own state
   route();
 }
 
