@@ -161,11 +161,21 @@ class Site:
         RoleRoutes(context, explain_read=self.explain_read).add_to(self.router)
 
     def follow(self, events: AsyncIterator[Event]) -> None:
-        """Give the node's events to `/events` until they end: `site.follow(raft.events())`."""
+        """Give the node's events to `/events` until they end.
+
+            site.follow(raft.events())
+
+        Call it once, on the event loop.
+        """
         self.tasks.spawn(self.events.follow(events), name="events")
 
     def member_origins(self) -> set[str]:
-        """The origins of the cluster's nodes, as far as they announce one."""
+        """Return the origins of the cluster's nodes, as far as they announce one.
+
+            policy.member_origins = site.member_origins
+
+        Pages of these origins may read from this node.
+        """
         return origins_of(member.http for member in self._backend.members().members)
 
     def _name_of(self, node_id: int) -> str:

@@ -49,7 +49,7 @@ class Api {
       if (error.status === 401 || error.status === 429) {
         this.credential = "";
         throw error;
-      } // else the token can't be made now (no quorum, a user who may not): the password stays in memory
+      } // else the token can't be made now (no quorum, a user that may not): the password stays in memory
     }
   }
 

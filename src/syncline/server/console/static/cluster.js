@@ -84,6 +84,7 @@ function memberCard(member) {
     ["Clients", member.http ? h("a", { href: `${member.http}/console/`, "data-id": "clients", rel: "noreferrer" }, member.http) : "not announced"],
     ["Peers", member.peer],
     ["Id", h("code", {}, member.id)],
+    ...(status?.no_leader ? [["No leader", status.no_leader]] : []),
   ];
   const note = !status && member.http ? h("p", { class: "hint" }, member.error?.message ?? "It can't be asked from this page.") : null;
   return [

@@ -27,7 +27,7 @@ export function diagnose(cluster) {
     const up = voters.length - silent.length;
     const why = status?.no_leader ? ` ${status.no_leader[0].toUpperCase()}${status.no_leader.slice(1)}.` : "";
     if (up < needed)
-      add("bad", "No quorum: nothing can be written", `${up} of ${voters.length} voters ${up === 1 ? "answers" : "answer"}, and ${needed} are needed. Start ${names(silent)} again.${why} Until then this console shows what this node has, which may be old.`, "status");
+      add("bad", "No quorum: nothing can be written", `${up} of ${voters.length} voters ${up === 1 ? "answers" : "answer"}, and ${needed} are needed. Start ${names(silent)} again; if they are lost for good, see docs/recovery.md. Until then this console shows what this node has, which may be old.`, "status");
     else add("warn", "There is no leader at this moment", `An election takes a second or two.${why}`, "status");
   } else {
     for (const one of silent) add("bad", `${one.name} does not answer`, `The others go on. ${spare(voters.length, silent.length)}`, `status`);

@@ -1,4 +1,4 @@
-// The screen of leases and locks: what ends by itself, who holds a lock, who waits, and how long each has.
+// The screen of leases and locks: what ends by itself, holders and waiters of locks, and the time that each has left.
 
 import { api } from "./api.js";
 import { bytesIn, bytesOf, number, plainOf, shown, textOf } from "./bytes.js";
@@ -18,9 +18,9 @@ export function leasesScreen(main, parameters) {
   const end = new AbortController();
   const wanted = parameters.get("id") ?? "";
   const note = h("div", { role: "status" });
+    const leases = h("section", { class: "card", "aria-label": "Leases" });
   const places = h("div", { class: "stack" });
-  const leases = h("section", { class: "card", "aria-label": "Leases" });
-  put(main, h("div", { class: "head" }, h("h1", {}, "Leases and locks")), note, places, leases);
+  put(main, h("div", { class: "head" }, h("h1", {}, "Leases and locks")), note, h("div", { class: "stack" }, places, leases));
   const view = { after: [""], details: new Map() };
   const look = async () => {
     try {

@@ -76,6 +76,7 @@ function tail(signal) {
   let stream = new AbortController();
   const list = h("ol", { class: "tail", "aria-label": "Changes of keys, the newest first" });
   const state = h("span", { class: "hint", role: "status" });
+  const trouble = h("span", { class: "error", role: "alert" });
   const pause = h("button", { "aria-pressed": "false", onclick: () => {
     paused = !paused;
     pause.textContent = paused ? "Go on" : "Pause";
@@ -97,7 +98,7 @@ function tail(signal) {
     follow("/watch", {
       query: { ...(prefix.value ? { prefix: bytesOf(prefix.value) } : { start: new Uint8Array([0]) }), stale: true },
       signal: AbortSignal.any([signal, stream.signal]),
-      onState: (text) => put(state, text),
+      onState: (text) => put(trouble, text),
       onMessage: ({ event, data }) => {
         if (event !== "message") return;
         const { revision, events } = JSON.parse(data);
@@ -110,7 +111,7 @@ function tail(signal) {
   const timer = setInterval(drawNow, DRAW_MS);
   signal.addEventListener("abort", () => clearInterval(timer));
   start();
-  return h("section", { class: "card", "aria-label": "Changes" }, h("div", { class: "row between wrap" }, h("h2", {}, "Changes"), h("div", { class: "row wrap" }, h("label", { class: "inline" }, h("span", {}, "Begins with"), prefix), pause)), state, list);
+  return h("section", { class: "card", "aria-label": "Changes" }, h("div", { class: "row between wrap" }, h("h2", {}, "Changes"), h("div", { class: "row wrap" }, h("label", { class: "inline" }, h("span", {}, "Begins with"), prefix), pause)), state, trouble, list);
 }
 
 function row({ revision, at, item }) {

@@ -3,15 +3,16 @@
 import { number } from "./bytes.js";
 import { svg } from "./dom.js";
 
-const WIDTH = 640;
-const HEIGHT = 430;
 const CARD = { width: 168, height: 104 };
+const NARROW = matchMedia("(max-width: 560px)");
 
 export function ring(members, { onpick, picked }) {
-  const places = members.map((_, at) => placeOf(at, members.length));
+  const count = members.length;
+  const size = { width: NARROW.matches ? 380 : 640, height: count === 3 ? 330 : count < 3 ? 260 : NARROW.matches ? 520 : 460 };
+  const places = members.map((_, at) => placeOf(at, count, size));
   const leader = members.findIndex((one) => one.leads);
   const newest = Math.max(1, ...members.map((one) => one.status?.last_index ?? one.match ?? 0));
-  const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "ring", role: "group", "aria-label": `${members.length} members of the cluster` });
+  const picture = svg("svg", { viewBox: `0 0 ${size.width} ${size.height}`, class: "ring", role: "group", "aria-label": `${members.length} members of the cluster` });
   members.forEach((one, at) => {
     if (leader >= 0 && at !== leader) picture.append(link(places[leader], places[at], one));
   });
@@ -19,13 +20,13 @@ export function ring(members, { onpick, picked }) {
   return picture;
 }
 
-function placeOf(at, count) {
-  if (count === 1) return { x: WIDTH / 2, y: HEIGHT / 2 };
-  const angle = -Math.PI / 2 + (2 * Math.PI * at) / count;
-  return {
-    x: WIDTH / 2 + Math.cos(angle) * (WIDTH / 2 - CARD.width / 2 - 6),
-    y: HEIGHT / 2 + Math.sin(angle) * (HEIGHT / 2 - CARD.height / 2 - 6) + (count === 3 ? 26 : 0) * (at === 0 ? 0 : 1),
-  };
+// Nodes on an ellipse; three of them fill the corners of a triangle.
+function placeOf(at, count, { width, height }) {
+  const [x, y] = [width / 2 - CARD.width / 2 - 6, height / 2 - CARD.height / 2 - 6];
+  if (count === 1) return { x: width / 2, y: height / 2 };
+  if (count === 3) return { x: width / 2 + [0, x, -x][at], y: height / 2 + (at ? y : -y) };
+  const angle = (count === 2 ? Math.PI : -Math.PI / 2) + (2 * Math.PI * at) / count;
+  return { x: width / 2 + Math.cos(angle) * x, y: height / 2 + Math.sin(angle) * y };
 }
 
 function link(from, to, member) {
