@@ -91,7 +91,8 @@ class Page:
 
     def rows(self) -> list[str]:
         """The keys and folders that the list shows."""
-        return self.tab.locator(".line .key").all_inner_texts()
+        found: list[str] = self.tab.locator(".line .key").all_inner_texts()
+        return found
 
     def sees_rows(self, expected: Sequence[str]) -> None:
         """Wait until the list shows exactly these."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -13,6 +16,7 @@ from syncline.testing.process_cluster import ProcessCluster
 from tests.browser.beside import running_nodes
 from tests.browser.chromium import MISSING, find_chromium
 from tests.browser.console import PHONE, Browser, Page, open_browser
+from tests.helpers.ports import free_block
 
 WIDE: Final = (1240, 800)
 SERVICE: Final = {
@@ -35,6 +39,7 @@ def main(directory: Path) -> int:
     with tempfile.TemporaryDirectory() as data, open_browser(program) as browser, running_nodes(data) as nodes:
         fill(nodes.client())
         make_all(browser, nodes, directory)
+        learn(browser, Path(data) / "up", directory)
     return 0
 
 
@@ -43,7 +48,7 @@ def fill(kv: Client) -> None:
     for replicas in (1, 2, 3):
         kv.put("config/billing.json", json.dumps({**SERVICE, "replicas": replicas}))
     kv.put("config/feature-flags", "dark-mode=on\nnew-checkout=off\n")
-    kv.batch([PutOp(f"jobs/2026-11/{number:05}", f'{{"to":"customer-{number}"}}') for number in range(900)])
+    kv.batch([PutOp(b"jobs/2026-11/%05d" % number, b'{"to":"customer-%d"}' % number) for number in range(900)])
     for number in range(1, 6):
         kv.put(f"services/api/10.0.0.{number}:8080", '{"weight":1}', ttl=30.0 * number)
     kv.put("greeting", "hello")
@@ -92,6 +97,35 @@ def make_all(browser: Browser, nodes: ProcessCluster, directory: Path) -> None:
     write(page, directory / "console-no-quorum.png")
     for one in (page, dark, phone):
         one.close()
+
+
+def learn(browser: Browser, data: Path, directory: Path) -> None:
+    """The page of trials, after the leader was killed while the page writes."""
+    command = [*(sys.executable, "-m", "syncline", "up", "--json"), "--data-dir", str(data)]
+    command += ["--port", str(free_block(103))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        ready = next(found for line in process.stdout if (found := json.loads(line))["event"] == "ready")
+        page = browser.page(WIDE)
+        page.tab.goto(ready["console"])
+        page.press("Write 100 keys a second")
+        page.tab.wait_for_timeout(3000)
+        own = page.tab.get_by_role("button", name=re.compile("Kill the leader, "))
+        if own.inner_text().endswith("n1"):  # the page's own node: another one shall be killed
+            page.tab.goto(f"{ready['console'].partition('/console/')[0]}/console/#/cluster")
+            page.press("Transfer the leadership")
+            page.confirm("Transfer")
+            page.tab.get_by_role("link", name="Learn").click()
+            page.press("Write 100 keys a second")
+            page.tab.wait_for_timeout(3000)
+        own.click()
+        page.tab.locator(".ring .no-answer").wait_for()
+        page.tab.locator(".ring .node.leader").wait_for()
+        page.tab.wait_for_timeout(3000)
+        write(page, directory / "console-learn.png")
+        page.close()
+        process.send_signal(signal.SIGINT)
+        process.wait()
 
 
 def conflict(page: Page, kv: Client, directory: Path) -> None:

@@ -82,7 +82,9 @@ def test_access_to_a_console_that_is_limited(
         url = cluster.endpoints[0]
         cluster.client().put("a", b"v")
         if mode == "off":
-            assert page.tab.goto(f"{url}/console/").status == 404  # type: ignore[union-attr]
+            answer = page.tab.goto(f"{url}/console/")
+            assert answer is not None
+            assert answer.status == 404
             return
         page.open(url)
         page.sees("All is well")

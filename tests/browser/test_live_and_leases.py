@@ -17,7 +17,9 @@ def test_live_shows_changes_and_plots(node: ProcessCluster, page: Page) -> None:
     assert "del" in rows[0]
     assert "jobs/1" in rows[1]
     page.tab.wait_for_function("() => document.querySelectorAll('.curve').length >= 5")
-    assert page.tab.locator(".plot").first.get_attribute("aria-label").startswith("Requests: 2xx")  # type: ignore[union-attr]
+    told = page.tab.locator(".plot").first.get_attribute("aria-label")
+    assert told is not None
+    assert told.startswith("Requests: 2xx")
 
 
 def test_live_changes_can_be_held_and_filtered(node: ProcessCluster, page: Page) -> None:

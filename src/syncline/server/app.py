@@ -162,7 +162,7 @@ class KvServer:
             policy=self._policy,
             workers=world.workers,
             entropy=world.entropy,
-            console=Console(config.console),
+            console=Console(config.console, config.console_lab),
         )
         self._site.follow(raft.events())
         if config.console != "off":

@@ -67,6 +67,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     allowed_origins: tuple[str, ...] = ()
     etcd_api: EtcdApi = "loopback"
     console: ConsoleMode = "on"
+    console_lab: str = ""
     tls_dir: str = ""
     http_tls_cert: str = ""
     http_tls_key: str = ""

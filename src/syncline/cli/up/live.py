@@ -96,7 +96,7 @@ class LiveView:
         if plan is None:
             return []
         return [
-            f"Console: {console_url(self._nodes)}",
+            f"Console: {console_url(plan, self._nodes)}",
             f"Data in {plan.data_dir}, logs in {plan.data_dir}/<name>/log. Ctrl-C stops all nodes.",
             "In another shell:",
             *(INDENT + line for line in how_to_use(plan, self._nodes, width=self._width - len(INDENT))),

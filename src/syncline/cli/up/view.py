@@ -54,9 +54,10 @@ class UpView(Protocol):
     def close(self) -> None: ...
 
 
-def console_url(nodes: list[UpNode]) -> str:
-    """The web console, on the first node that answers."""
-    return next((f"{node.http}/console/" for node in nodes if node.state in ALIVE), f"{nodes[0].http}/console/")
+def console_url(plan: UpPlan, nodes: list[UpNode]) -> str:
+    """The web console, on the first node that answers. What is behind the # never leaves the browser."""
+    node = next((node for node in nodes if node.state in ALIVE), nodes[0])
+    return f"{node.http}/console/{f'#lab={plan.lab_token}' if plan.lab_token else ''}"
 
 
 def how_to_use(plan: UpPlan, nodes: list[UpNode], *, width: int | None = None) -> list[str]:
@@ -114,7 +115,7 @@ class PlainView:
 
     def ready(self, plan: UpPlan, nodes: list[UpNode]) -> None:
         self._ready = True
-        self.say(f"console: {console_url(nodes)}")
+        self.say(f"console: {console_url(plan, nodes)}")
         width = max(len(node.http) for node in nodes)
         for node in nodes:
             self.say(f"{node.name:<4} {node.state:<9} {node.http:<{width}}  peers {node.peer}  pid {node.pid}")
@@ -168,7 +169,12 @@ class JsonView:
         self._ready = True
         self._tell(
             "ready",
-            {"console": console_url(nodes), "endpoints": plan.endpoints, "data_dir": plan.data_dir, "nodes": nodes},
+            {
+                "console": console_url(plan, nodes),
+                "endpoints": plan.endpoints,
+                "data_dir": plan.data_dir,
+                "nodes": nodes,
+            },
         )
 
     def ended(self, name: str, reason: str, *, restart: str, repair: str) -> None:

@@ -47,7 +47,16 @@ NO_EFFECT: Final = frozenset(
         *("http_listen", "http_tls_cert", "http_tls_key", "http_tls_ca", "allowed_hosts", "allowed_origins"),
         *("insecure_clients", "join_tls_ca", "join_token_file", "join_as_learner", "join_timeout_s"),
         *("max_store_bytes", "history_revisions", "history_bytes", "max_key_bytes", "max_value_bytes"),
-        *("max_connections", "max_held_bytes", "drain_s", "log_level", "log_format", "etcd_api", "console"),
+        *(
+            "max_connections",
+            "max_held_bytes",
+            "drain_s",
+            "log_level",
+            "log_format",
+            "etcd_api",
+            "console",
+            "console_lab",
+        ),
     }
 )
 """Settings of `serve` that concern its clients, its keys or its process."""

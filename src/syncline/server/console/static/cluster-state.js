@@ -13,6 +13,7 @@ class ClusterState extends EventTarget {
     this.status = null; // of this node
     this.error = null; // why there is none
     this.nodes = new Map(); // by id: {status, error, ms, metrics, warnings}
+    this.asked = new Set(); // the ids of nodes whose answer is awaited
     this.looks = 0;
     this.started = false;
     this.known = new Promise((resolve) => (this.know = resolve)); // when this node was asked once
@@ -30,10 +31,8 @@ class ClusterState extends EventTarget {
 
   async look() {
     const withMetrics = this.looks++ % METRICS_EVERY === 0;
-    const own = this.lookAt(api.home, withMetrics, 4000);
-    const others = [...(this.status?.members ?? [])].filter((one_) => one_.http && one_.id !== this.status.id).map(async (member) => {
-      this.nodes.set(member.id, { ...(await this.lookAt(member.http, withMetrics, OTHERS_MS, this.nodes.get(member.id))) });
-    });
+    const own = this.lookAt(api.home, withMetrics, 4000, this.nodes.get(this.status?.id));
+    this.lookAtOthers(withMetrics);
     const found = await own;
     if (found.status) {
       this.status = found.status;
@@ -45,8 +44,20 @@ class ClusterState extends EventTarget {
     }
     api.stale = Boolean(this.status && !this.error && !this.status.leader);
     this.know();
-    await Promise.all(others);
     this.dispatchEvent(new Event("change"));
+  }
+
+  // Each by itself: one that does not answer delays no other.
+  lookAtOthers(withMetrics) {
+    for (const member of this.view?.members ?? []) {
+      if (!member.http || member.id === this.status?.id || this.asked.has(member.id)) continue;
+      this.asked.add(member.id);
+      this.lookAt(member.http, withMetrics, OTHERS_MS, this.nodes.get(member.id)).then((found) => {
+        this.asked.delete(member.id);
+        this.nodes.set(member.id, found);
+        this.dispatchEvent(new Event("change"));
+      });
+    }
   }
 
   async lookAt(node, withMetrics, timeoutMs, before = {}) {

@@ -7,6 +7,8 @@ import { show } from "./dialog.js";
 import { h, put } from "./dom.js";
 import { keyScreen } from "./key.js";
 import { keysScreen } from "./keys.js";
+import { lab } from "./lab.js";
+import { learnScreen } from "./learn.js";
 import { leasesScreen } from "./leases.js";
 import { liveScreen } from "./live.js";
 import { signIn, signOut } from "./signin.js";
@@ -90,7 +92,6 @@ function key(event) {
 }
 
 async function begin() {
-  frame();
   api.onSignIn = (why) => signIn(why, () => location.reload());
   let settings;
   for (const credentials of ["omit", "same-origin"]) {
@@ -99,7 +100,10 @@ async function begin() {
     settings = await api.json("GET", "/console-settings").catch(() => null);
     if (settings) break;
   }
+  lab.url = settings?.lab ?? "";
+  if (lab.isThere && settings?.mode === "on") SCREENS.push({ path: "learn", name: "Learn", key: "t", screen: learnScreen });
   api.mode = settings?.mode ?? "read-only";
+  frame();
   cluster.addEventListener("change", drawState);
   addEventListener("hashchange", route);
   addEventListener("keydown", key);

@@ -6,7 +6,8 @@ import { svg } from "./dom.js";
 const CARD = { width: 168, height: 104 };
 const NARROW = matchMedia("(max-width: 560px)");
 
-export function ring(members, { onpick, picked }) {
+// `moving(member)` tells whether entries travel to it just now.
+export function ring(members, { onpick, picked, moving = () => false }) {
   const count = members.length;
   const size = { width: NARROW.matches ? 380 : 640, height: count === 3 ? 330 : count < 3 ? 260 : NARROW.matches ? 520 : 460 };
   const places = members.map((_, at) => placeOf(at, count, size));
@@ -14,7 +15,7 @@ export function ring(members, { onpick, picked }) {
   const newest = Math.max(1, ...members.map((one) => one.status?.last_index ?? one.match ?? 0));
   const picture = svg("svg", { viewBox: `0 0 ${size.width} ${size.height}`, class: "ring", role: "group", "aria-label": `${members.length} members of the cluster` });
   members.forEach((one, at) => {
-    if (leader >= 0 && at !== leader) picture.append(link(places[leader], places[at], one));
+    if (leader >= 0 && at !== leader) picture.append(link(places[leader], places[at], one, moving(one)));
   });
   members.forEach((one, at) => picture.append(card(one, places[at], newest, { onpick, picked: picked === one.id })));
   return picture;
@@ -29,7 +30,7 @@ function placeOf(at, count, { width, height }) {
   return { x: width / 2 + Math.cos(angle) * x, y: height / 2 + Math.sin(angle) * y };
 }
 
-function link(from, to, member) {
+function link(from, to, member, moves) {
   const cut = !member.status && member.active !== true;
   const middle = { x: (from.x + to.x) / 2, y: (from.y + to.y) / 2 };
   const text = cut ? "no answer" : member.rttS !== null ? `${(member.rttS * 1000).toFixed(member.rttS < 0.01 ? 1 : 0)} ms` : "";
@@ -37,6 +38,7 @@ function link(from, to, member) {
   return svg(
     "g", { class: `link ${cut ? "cut" : ""}` },
     svg("line", { x1: from.x, y1: from.y, x2: to.x, y2: to.y }),
+    moves && !cut && svg("line", { class: "flow", x1: from.x, y1: from.y, x2: to.x, y2: to.y }),
     text && svg("rect", { x: middle.x - width / 2, y: middle.y - 11, width, height: 22, rx: 11 }),
     text && svg("text", { x: middle.x, y: middle.y + 4, "text-anchor": "middle" }, text),
   );
