@@ -454,7 +454,7 @@ def test_without_a_terminal_lines_are_printed_when_it_is_ready(tmp_path: Path) -
             if line.endswith("status\n"):
                 process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
-    assert re.fullmatch(r"console: http://127\.0\.0\.1:\d+/console/", lines[0])
+    assert re.fullmatch(r"console: http://127\.0\.0\.1:\d+/console/#lab=[\w-]{22}", lines[0])
     assert lines[1].startswith("n1   leader    http://127.0.0.1:")
     assert lines[4].startswith("ready: 3 nodes")
     assert any(line.strip().startswith("export SYNCLINE_ENDPOINTS=") for line in lines)

@@ -96,6 +96,13 @@ def test_console_files_are_small_and_import_only_each_other() -> None:
             assert imported in files, (name, imported)
 
 
+def test_console_page_loads_all_modules_at_once() -> None:
+    """Else the browser finds them one after another, a round trip for each floor of imports."""
+    page = console_files()["index.html"].content.decode()
+    named = set(re.findall(r'(?:modulepreload" href|script type="module" src)="([\w.-]+)"', page))
+    assert named == {name for name in console_files() if name.endswith(".js")}
+
+
 async def test_console_root_sends_browsers_there_and_lists_routes_to_others() -> None:
     wire = with_console()
     browser = await wire.ask("GET", "/", b"", HTML)

@@ -95,7 +95,8 @@ class ClusterState extends EventTarget {
   // Every member, with all that is known of it.
   get members() {
     const leading = this.leaderStatus;
-    return (this.view?.members ?? []).map((member) => {
+    const byName = (one_, other) => one_.name.localeCompare(other.name, "en", { numeric: true });
+    return [...(this.view?.members ?? [])].sort(byName).map((member) => {
       const known = leading?.members.find((other) => other.id === member.id) ?? member;
       const node = this.nodes.get(member.id) ?? {};
       const metrics = node.metrics;

@@ -6,7 +6,7 @@ import { bytesIn, join, plainOf, prefixEnd, startsWith, urlBase64 } from "./byte
 const PAGE = 300;
 const FOLDER_PAGE = 60; // keys asked for at a time while folders are looked for: most of them are skipped
 const FOLDER_ROWS = 100; // rows of one page of folders
-const SCAN_PAGE = 2000;
+const SCAN_PAGE = 1000;
 export const SCAN_KEYS = 100_000; // keys that one search looks at before it asks whether to go on
 const LONGEST_KEY = 1024;
 

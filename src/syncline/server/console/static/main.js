@@ -93,6 +93,7 @@ function key(event) {
 
 async function begin() {
   api.onSignIn = (why) => signIn(why, () => location.reload());
+  cluster.start(); // at once: its answer is on the way while the settings are
   let settings;
   for (const credentials of ["omit", "same-origin"]) {
     // With `omit` no certificate of the browser is shown: a server that asks for one refuses the connection.
@@ -108,7 +109,6 @@ async function begin() {
   addEventListener("hashchange", route);
   addEventListener("keydown", key);
   addEventListener("pagehide", () => timeLine.stop());
-  cluster.start();
   drawState();
   await cluster.known; // without a leader the first read takes this node's own state
   route();
