@@ -64,10 +64,11 @@ def test_learn_is_not_there_without_the_token(address: str, page: Page) -> None:
 
 
 def test_learn_door_refuses_a_wrong_token(address: str) -> None:
-    settings = urllib.request.urlopen(address.partition("#")[0].replace("/console/", "/console-settings"))
-    door = json.load(settings)["lab"]
+    with urllib.request.urlopen(address.partition("#")[0].replace("/console/", "/console-settings")) as settings:
+        door = json.load(settings)["lab"]
     for token in ("", "x", "Bearer x"):
         request = urllib.request.Request(f"{door}/lab/kill/n1", method="POST", headers={"Authorization": token})
         with pytest.raises(urllib.error.HTTPError) as caught:
             urllib.request.urlopen(request)
         assert caught.value.code == 401
+        caught.value.close()

@@ -82,7 +82,7 @@ def test_controls_have_names_for_screen_readers(node: ProcessCluster, page: Page
         page.tab.wait_for_timeout(500)
         nameless = page.tab.evaluate(
             """() => [...document.querySelectorAll('button, a, input, select, textarea, meter, [role]')]
-            .filter(one => !one.hidden && !['status', 'presentation'].includes(one.getAttribute('role')))
+            .filter(one => !one.hidden && !['status', 'alert', 'presentation'].includes(one.getAttribute('role')))
             .filter(one => !(one.getAttribute('aria-label') || one.textContent.trim() || one.labels?.length))
             .map(one => one.outerHTML)"""
         )

@@ -50,7 +50,7 @@ class EventFeed:
         self._kept: deque[bytes] = deque(maxlen=EVENTS_KEPT)
         self._first = int(wall() * 1000)
         self._wakes: set[Callable[[], None]] = set()
-        self.ended = False
+        self.ended: bool = False
         """The node has stopped: no event follows."""
 
     @property
