@@ -112,6 +112,17 @@ async def test_events_stream_is_dropped_when_the_client_leaves() -> None:
     assert len(wire.feed) == 0
 
 
+async def test_events_end_when_the_server_drains() -> None:
+    """Else the stop of a server would wait for each open console until its time for draining is over."""
+    wire = EventWire()
+    wire.tell(1)
+    await wire.open()
+    wire.site.stopping()
+    await wire.settle()
+    assert bytes(wire.received).endswith(b"0\r\n\r\n")
+    assert len(wire.feed) == 0
+
+
 async def test_event_feed_follows_the_node_and_ends_with_it() -> None:
     wire = EventWire()
     node = next(iter(wire.backend.names.values()))

@@ -51,7 +51,7 @@ class EventFeed:
         self._first = int(wall() * 1000)
         self._wakes: set[Callable[[], None]] = set()
         self.ended: bool = False
-        """The node has stopped: no event follows."""
+        """The node has stopped, or the server drains: streams end when they have sent what is kept."""
 
     @property
     def next(self) -> int:
@@ -72,6 +72,10 @@ class EventFeed:
         self.record(EventItem(type="started", term=0, index=0, at=self._wall()))
         async for event in events:
             self.record(self._item(event))
+        self.close()
+
+    def close(self) -> None:
+        """End the streams: a server that drains must not wait for them."""
         self.ended = True
         self.wake()
 

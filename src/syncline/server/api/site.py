@@ -206,6 +206,7 @@ class Site:
         """Let `/readyz` fail, so that no new clients are sent here, and end the watches: they go on elsewhere."""
         self._health.stopping = True
         self.watches.close()
+        self.events.close()
 
     async def close(self) -> None:
         """End running tasks; call it when the connections are closed."""
