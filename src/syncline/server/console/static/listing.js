@@ -6,6 +6,7 @@ import { bytesIn, join, plainOf, prefixEnd, startsWith, urlBase64 } from "./byte
 const PAGE = 300;
 const FOLDER_PAGE = 60; // keys asked for at a time while folders are looked for: most of them are skipped
 const FOLDER_ROWS = 100; // rows of one page of folders
+const FOLDER_REQUESTS = 4; // and requests: what was found is shown while more is asked for
 const SCAN_PAGE = 1000;
 export const SCAN_KEYS = 100_000; // keys that one search looks at before it asks whether to go on
 const LONGEST_KEY = 1024;
@@ -35,7 +36,7 @@ export class FolderListing {
 
   async next(signal) {
     const rows = [];
-    while (!this.done && rows.length < FOLDER_ROWS) {
+    for (let asked = 0; !this.done && rows.length < FOLDER_ROWS && asked < FOLDER_REQUESTS; asked += 1) {
       const page = await api.list({ prefix: this.prefix, after: this.after, limit: FOLDER_PAGE }, { signal });
       this.count ??= page.count;
       let skipped = null;
