@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 # The tests start hundreds of processes: each would compile the whole package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run install test compat compat-slow quick soak soak-hours verify fix bench bench-guard docs man manifest audit clean
+.PHONY: run install test compat compat-slow browser screenshots quick soak soak-hours verify fix bench bench-guard docs \
+	man manifest audit clean
 
 # Start a three-node cluster on this machine and say how to use it. `make run PORT=9000` runs one on other ports, in a
 # directory of its own: the nodes of a cluster know each other by their ports.
@@ -57,6 +58,25 @@ compat: $(COMPAT)/.installed
 # The test suites that the clients ship, and 20 kills of each kind for the engines: some minutes.
 compat-slow: $(COMPAT)/.installed
 	$(COMPAT_TESTS) -m slow
+
+# The web console in a real Chromium (Debian's, or the one that SYNCLINE_CHROMIUM names), in an environment of its own.
+# Without Chromium the tests are left out, and the end of the run says it.
+BROWSER := .venv-browser
+
+$(BROWSER)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Syncline needs Python 3.11 or newer; choose one with: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
+	@echo "Installing the driver of the browser into $(BROWSER) ..."
+	@$(PYTHON) -m venv $(BROWSER)
+	@$(BROWSER)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BROWSER)/bin/python -m pip install --quiet --disable-pip-version-check --group browser --editable .
+	@touch $@
+
+browser: $(BROWSER)/.installed
+	$(BROWSER)/bin/python -m pytest tests/browser
+
+# The pictures of the console in docs/pictures, of a cluster that this starts.
+screenshots: $(BROWSER)/.installed
+	$(BROWSER)/bin/python -m tests.browser.screenshots docs/pictures
 
 # Minutes to hours: the slow tests, then simulated clusters. `make soak SEEDS=1-20000 JOBS=2`
 SEEDS ?= 1-1000
@@ -139,4 +159,4 @@ manifest: $(VENV)/.installed
 	$(BIN)/python -m tests.helpers.helm_chart >deploy/kubernetes/syncline.yaml
 
 clean:
-	rm -rf $(VENV) $(COMPAT) build .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(COMPAT) $(BROWSER) build .mypy_cache .ruff_cache .hypothesis

@@ -17,7 +17,7 @@ from syncline.cli.up.plan import NodePlan, UpPlan
 from syncline.cli.up.pulse import NewLeader
 from syncline.cli.up.supervisor import UpNode
 
-WIDTH, HEIGHT = 80, 24
+WIDTH, HEIGHT = 80, 25
 DATA_DIR = "syncline-data"
 
 # The layout of rich without its web fonts: a picture in a README loads nothing.

@@ -22,6 +22,7 @@ from syncline.node.fsm import Entry
 from syncline.node.futures import ReadFuture, Then
 from syncline.node.session_calls import ThenOnce
 from syncline.server.api.site import Site
+from syncline.server.console.routes import Console
 from syncline.server.http.cross_site import CrossSitePolicy
 from syncline.server.http.limits import HttpLimits
 from syncline.server.http.server import HttpServer
@@ -338,6 +339,7 @@ class KvWire(Wire):
         max_value_bytes: int = 1000,
         limits: HttpLimits | None = None,
         policy: CrossSitePolicy | None = None,
+        console: Console | None = None,
     ) -> None:
         self.backend = FakeBackend() if backend is None else backend
         policy = policy or CrossSitePolicy()
@@ -348,6 +350,7 @@ class KvWire(Wire):
             max_value_bytes=max_value_bytes,
             metrics=lambda: b"up 1\n",
             policy=policy,
+            console=console,
         )
         self._seen = 0
         super().__init__(

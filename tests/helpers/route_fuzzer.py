@@ -311,6 +311,9 @@ def _parsed(received: bytes, methods: list[str]) -> list[_Answer]:
             continue
         fields = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
         method = methods[len(answers)] if len(answers) < len(methods) else "GET"
+        if fields.get("content-type") == "text/event-stream" and method != "HEAD":
+            answers.append(_Answer(status, fields, received))  # it has no end of its own: it stops with the connection
+            return answers
         if "content-length" not in fields and status not in BODILESS and method != "HEAD":
             chunked = fields.get("transfer-encoding") == "chunked"
             body, received = _unchunked(received) if chunked else (received, b"")

@@ -24,7 +24,7 @@ PATIENCE_S: Final = 10
 TIMEOUT: Final = "100ms"
 """The deadline of each request that can have one, and the wait of a long poll: they would take their full time."""
 
-ENDLESS: Final = ("/watch",)
+ENDLESS: Final = ("/events", "/watch")
 """Paths whose answers end only when the client leaves."""
 
 TOLERANT: Final = ("/batch",)

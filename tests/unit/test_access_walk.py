@@ -96,6 +96,7 @@ EXAMPLES: Final[dict[tuple[str, str], list[Example]]] = {
         Example("/keys", reads=(ALL,)),
         Example("/keys?prefix=s/", reads=(S,), fields=("Accept: application/x-ndjson",)),
     ],
+    ("GET", "/events"): [Example("/events")],
     ("GET", "/watch"): [
         Example("/watch?key=a", reads=(A,)),
         Example("/watch?prefix=s/&prev=true", reads=(S,)),

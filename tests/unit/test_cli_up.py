@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -453,8 +454,9 @@ def test_without_a_terminal_lines_are_printed_when_it_is_ready(tmp_path: Path) -
             if line.endswith("status\n"):
                 process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
-    assert lines[0].startswith("n1   leader    http://127.0.0.1:")
-    assert lines[3].startswith("ready: 3 nodes")
+    assert re.fullmatch(r"console: http://127\.0\.0\.1:\d+/console/#lab=[\w-]{22}", lines[0])
+    assert lines[1].startswith("n1   leader    http://127.0.0.1:")
+    assert lines[4].startswith("ready: 3 nodes")
     assert any(line.strip().startswith("export SYNCLINE_ENDPOINTS=") for line in lines)
     assert lines[-3:] == [
         "stopping all nodes (Ctrl-C again kills them)",

@@ -23,6 +23,7 @@ __all__ = [
     "CompactBody",
     "CompactReply",
     "CompareItem",
+    "ConsoleSettings",
     "Count",
     "CountReply",
     "DeleteItem",
@@ -260,6 +261,14 @@ class IndexReply(msgspec.Struct):
     syncline: str
     name: str
     routes: list[str]
+
+
+class ConsoleSettings(msgspec.Struct, kw_only=True):
+    """The answer of `/console-settings`. `lab`: the URL of the door of `syncline up`; empty: there is none."""
+
+    name: str
+    mode: Literal["on", "read-only", "off"]
+    lab: str = ""
 
 
 # -- errors

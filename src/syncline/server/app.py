@@ -28,6 +28,7 @@ from syncline.server.api.raft_backend import NodeBackend
 from syncline.server.api.site import Site
 from syncline.server.auth.start_line import tell_credentials
 from syncline.server.config import ServerConfig
+from syncline.server.console.routes import Console
 from syncline.server.etcd.gateway import JsonGateway
 from syncline.server.etcd.grpc.offer import NOT_OFFERED, has_extra, offer_grpc
 from syncline.server.etcd.grpc.service import GrpcService
@@ -182,7 +183,11 @@ class KvServer:
             max_user_requests=config.max_user_requests,
             workers=world.workers,
             entropy=world.entropy,
+            console=Console(config.console, config.console_lab),
         )
+        self._site.follow(raft.events())
+        if config.console != "off":
+            self._policy.member_origins = self._site.member_origins
         if await offers_etcd(config):
             self._offer_etcd(self._site, self._backend, world)
         add_watch_metrics(self.metrics, self._site.watches)

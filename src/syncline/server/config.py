@@ -44,6 +44,7 @@ JSON_FACTOR: Final = 2
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 EtcdApi = Literal["loopback", "on", "off"]
+ConsoleMode = Literal["on", "read-only", "off"]
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -65,6 +66,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     etcd_api: EtcdApi = "loopback"
+    console: ConsoleMode = "on"
+    console_lab: str = ""
     tls_dir: str = ""
     http_tls_cert: str = ""
     http_tls_key: str = ""

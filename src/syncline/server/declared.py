@@ -34,6 +34,13 @@ OWN: Final[Mapping[str, Meta]] = {
         "Whether clients of etcd are served on the same port: `loopback` does so if the server listens on a loopback"
         " address, on at any, off never."
     ),
+    "console": setting(
+        "The web console at /console: on, off, or read-only, whose page shows no button that changes something. It does"
+        " what the HTTP interface allows for the same credential."
+    ),
+    "console_lab": setting(
+        "URL of the program that kills and starts nodes for the console's page Learn. `syncline up` sets it."
+    ),
     "http_tls_cert": setting("PEM file: with `http_tls_key`, clients are served over TLS."),
     "http_tls_key": setting("PEM file with the private key of `http_tls_cert`."),
     "http_tls_ca": setting("PEM file: clients must show a certificate of these authorities."),

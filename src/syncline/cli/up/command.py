@@ -11,6 +11,7 @@ from typing import Final
 import click
 
 from syncline.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, Failure, failure_of
+from syncline.cli.up.lab import Lab
 from syncline.cli.up.plan import (
     DEFAULT_DATA_DIR,
     MAX_NODES,
@@ -112,7 +113,6 @@ def _keep_running(plan: UpPlan, restart: bool, *, as_json: bool, ready_fd: int |
     served = False
     try:
         free_ports_or_raise(plan)
-        write_plan(plan, disk)
         supervisor = Supervisor(plan, restart=restart)
         try:
             asyncio.run(_run(plan, supervisor, as_json=as_json, ready_fd=ready_fd))
@@ -135,7 +135,10 @@ async def _run(plan: UpPlan, supervisor: Supervisor, *, as_json: bool, ready_fd:
         from syncline.cli.up.detach import DetachedView
 
         view = DetachedView(plan, ready_fd)
+    lab = Lab(plan, supervisor)
     try:
+        plan = await lab.open()
+        write_plan(plan, OsDisk())
         await supervisor.start()
         watch = asyncio.create_task(_watch(plan, supervisor, view))
         told = asyncio.create_task(signals.get())
@@ -148,6 +151,7 @@ async def _run(plan: UpPlan, supervisor: Supervisor, *, as_json: bool, ready_fd:
         await _stop(plan, supervisor, view, signals)
     finally:
         view.close()
+        await lab.close()
         await supervisor.close()
 
 

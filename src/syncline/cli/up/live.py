@@ -14,7 +14,7 @@ from rich.text import Text
 from syncline.cli.up.plan import UpPlan
 from syncline.cli.up.pulse import NewLeader
 from syncline.cli.up.supervisor import UpNode
-from syncline.cli.up.view import how_to_go_on, how_to_use, what_to_do
+from syncline.cli.up.view import console_url, how_to_go_on, how_to_use, what_to_do
 
 __all__ = ["LiveView"]
 
@@ -96,6 +96,7 @@ class LiveView:
         if plan is None:
             return []
         return [
+            f"Console: {console_url(plan, self._nodes)}",
             f"Data in {plan.data_dir}, logs in {plan.data_dir}/<name>/log. Ctrl-C stops all nodes.",
             "In another shell:",
             *(INDENT + line for line in how_to_use(plan, self._nodes, width=self._width - len(INDENT))),

@@ -113,6 +113,10 @@ class UpPlan(msgspec.Struct, frozen=True):
     tls: bool = False
     etcd_api: str = ""
     """Where the nodes serve clients of etcd; empty: as `serve` does by default."""
+    lab: str = ""
+    """The URL of the lab's door of this run; empty: there is none."""
+    lab_token: str = ""
+    """What a request to the door must show."""
 
     @property
     def tls_dir(self) -> str:
@@ -316,6 +320,8 @@ def _toml(plan: UpPlan, node: NodePlan) -> bytes:
         lines.append(f"tls_dir = {_toml_text(plan.tls_dir)}")
     if plan.etcd_api:
         lines.append(f"etcd_api = {_toml_text(plan.etcd_api)}")
+    if plan.lab:
+        lines.append(f"console_lab = {_toml_text(plan.lab)}")
     if memory := memory_bytes():  # all nodes share one machine
         lines.append(f"max_store_bytes = {memory // MEMORY_SHARE // len(plan.nodes)}")
     if node.join:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import ssl
 from collections.abc import Coroutine, Sequence
 from typing import Final
@@ -143,6 +144,22 @@ class Supervisor:
             stopped = await asyncio.gather(*(child.stop() for child in together))
             killed += [child.plan.name for child, in_order in zip(together, stopped, strict=True) if not in_order]
         return killed
+
+    async def start_again(self, name: str) -> bool:
+        """Start a node that has ended, and does not start by itself. False if it runs, or needs a repair."""
+        child = self._child(name)
+        if child.running or child.damaged or self._stopping or self._restart:
+            return False
+        await self._start(child)
+        return True
+
+    def send(self, name: str, number: signal.Signals) -> bool:
+        """Send a signal to a node. False if it does not run."""
+        child = self._child(name)
+        if not child.running or child.process is None or self._stopping:
+            return False
+        child.process.send_signal(number)
+        return True
 
     def kill(self) -> None:
         """End all nodes at once."""

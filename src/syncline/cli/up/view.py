@@ -11,7 +11,7 @@ from syncline.cli.up.plan import DEFAULT_PORT, UpPlan, command_line
 from syncline.cli.up.pulse import NewLeader
 from syncline.cli.up.supervisor import GUARDED, GUARDED_NOTE, UpNode
 
-__all__ = ["JsonView", "PlainView", "UpView", "how_to_go_on", "how_to_use", "what_to_do"]
+__all__ = ["JsonView", "PlainView", "UpView", "console_url", "how_to_go_on", "how_to_use", "what_to_do"]
 
 
 ALIVE: Final = frozenset({"leader", "follower", "learner", "candidate", GUARDED})
@@ -52,6 +52,12 @@ class UpView(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+def console_url(plan: UpPlan, nodes: list[UpNode]) -> str:
+    """The web console, on the first node that answers. What is behind the # never leaves the browser."""
+    node = next((node for node in nodes if node.state in ALIVE), nodes[0])
+    return f"{node.http}/console/{f'#lab={plan.lab_token}' if plan.lab_token else ''}"
 
 
 def how_to_use(plan: UpPlan, nodes: list[UpNode], *, width: int | None = None) -> list[str]:
@@ -109,6 +115,7 @@ class PlainView:
 
     def ready(self, plan: UpPlan, nodes: list[UpNode]) -> None:
         self._ready = True
+        self.say(f"console: {console_url(plan, nodes)}")
         width = max(len(node.http) for node in nodes)
         for node in nodes:
             self.say(f"{node.name:<4} {node.state:<9} {node.http:<{width}}  peers {node.peer}  pid {node.pid}")
@@ -160,7 +167,15 @@ class JsonView:
 
     def ready(self, plan: UpPlan, nodes: list[UpNode]) -> None:
         self._ready = True
-        self._tell("ready", {"endpoints": plan.endpoints, "data_dir": plan.data_dir, "nodes": nodes})
+        self._tell(
+            "ready",
+            {
+                "console": console_url(plan, nodes),
+                "endpoints": plan.endpoints,
+                "data_dir": plan.data_dir,
+                "nodes": nodes,
+            },
+        )
 
     def ended(self, name: str, reason: str, *, restart: str, repair: str) -> None:
         self._tell("ended", {"name": name, "reason": reason, "restart": restart, "repair": repair})

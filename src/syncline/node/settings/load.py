@@ -49,7 +49,7 @@ NO_EFFECT: Final = frozenset(
         *("max_store_bytes", "history_revisions", "history_bytes", "max_key_bytes", "max_value_bytes"),
         *("max_requests", "max_user_requests", "max_watches", "max_user_watches"),
         *("max_connections", "max_held_bytes", "drain_s", "log_level", "log_format", "etcd_api"),
-        *("slow_request_s", "traces"),
+        *("slow_request_s", "traces", "console", "console_lab"),
     }
 )
 """Settings of `serve` that concern its clients, its keys or its process."""

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from syncline.client.schemas import HealthReply, IndexReply, VersionReply
 from syncline.kv.serving.reads import ConfirmedReads
 from syncline.server.api.backend import Backend
-from syncline.server.api.declare import Content, Reply, Route
+from syncline.server.api.declare import Content, Field, Reply, Route
 from syncline.server.api.error_codes import UNKNOWN_ROUTE
 from syncline.server.api.errors import RequestError
 from syncline.server.api.parameters import Boolean, Choice, Query, Seconds, Text
@@ -71,6 +71,8 @@ HEALTH: Final = Route(
     answers={200: Reply("It is healthy.", (HealthReply,)), 503: Reply("It is not healthy.", (HealthReply,))},
 )
 
+TO_CONSOLE: Final = Reply("To `Accept: text/html`: the console is there.", (), (Field("Location", "The console."),))
+
 
 def _route(pattern: str, summary: str, content: Content, access: Access = OPEN) -> Route:
     answers = {200: Reply("The answer.", (content,))}
@@ -88,12 +90,15 @@ class HealthRoutes:
         name: str,
         metrics: Callable[[], bytes],
         routes: Callable[[], list[str]],
+        console: bool = False,
     ) -> None:
+        """`console`: a browser that asks for `/` is sent to the console."""
         self._backend = backend
         self._reads = reads
         self._name = name
         self._metrics = metrics
         self._routes = routes
+        self._console = console
         self.stopping = False
         self.etcd_version = ""
         """The version of etcd whose clients are served; empty: they are not."""
@@ -112,7 +117,10 @@ class HealthRoutes:
         router.declare(_route("/version", "Show the versions", VersionReply), self._version)
         metrics = _route("/metrics", "Show the metrics, for Prometheus", METRICS_TYPE, STATUS)
         router.declare(metrics, self._get_metrics)
-        router.declare(_route("/", "List the routes", IndexReply), self._index)
+        index = _route("/", "List the routes", IndexReply)
+        if self._console:
+            index = replace(index, answers={**index.answers, 303: TO_CONSOLE})
+        router.declare(index, self._index)
 
     def _probe(self, checks: tuple[str, ...], request: Request, respond: Respond) -> None:
         parameters = PROBE_QUERY.parse(request.query)
@@ -180,6 +188,10 @@ class HealthRoutes:
 
     def _index(self, request: Request, respond: Respond) -> None:
         NO_QUERY.parse(request.query)
+        if self._console and b"text/html" in request.headers.get(b"accept", b""):
+            place = b"Location: %s/console/\r\nVary: Accept\r\n" % request.mount.encode("ascii", "replace")
+            respond(bare(303, place, b""))
+            return
         respond(json_response(IndexReply(__version__, self._name, self._routes())))
 
 

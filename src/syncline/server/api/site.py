@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
@@ -13,6 +13,7 @@ from syncline.errors import OperationError
 from syncline.kv.serving.reads import ConfirmedReads
 from syncline.kv.watch import WatchLimits
 from syncline.kv.watch_hub import WatchHub
+from syncline.node.events import Event
 from syncline.platform.entropy import Entropy, system_entropy
 from syncline.platform.worker import Workers
 from syncline.server.api.auth_context import AuthContext
@@ -22,6 +23,8 @@ from syncline.server.api.batch import BatchRoutes
 from syncline.server.api.cluster import RaftRoutes
 from syncline.server.api.compact import CompactRoutes
 from syncline.server.api.errors import error_response, internal_error
+from syncline.server.api.event_feed import EventFeed
+from syncline.server.api.events import EventRoutes
 from syncline.server.api.health import HealthRoutes
 from syncline.server.api.keys import DEFAULT_MAX_KEY_BYTES, DEFAULT_MAX_VALUE_BYTES, KeyRoutes
 from syncline.server.api.leases import LeaseRoutes
@@ -36,6 +39,7 @@ from syncline.server.api.users import UserRoutes
 from syncline.server.api.watch import WatchRoutes
 from syncline.server.auth.gate import AccessGate
 from syncline.server.auth.passwords import PasswordCost
+from syncline.server.console.routes import Console, ConsoleRoutes, origins_of
 from syncline.server.http.cross_site import CrossSitePolicy
 from syncline.server.http.request import Request
 from syncline.server.http.response import Respond, Response
@@ -52,6 +56,7 @@ class Site:
     `metrics` renders `/metrics`; `clock` is for the uptime; `policy` decides about requests of web pages and unknown
     hosts. `max_user_requests`: of one user at a time (0: no limit). `wall` is the time since 1970, for the end of
     tokens; `workers` and `entropy` are for passwords and tokens.
+    Without a `console`, or with one that is off, there is none.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class Site:
         workers: Workers | None = None,
         entropy: Entropy = system_entropy,
         password_cost: PasswordCost | None = None,
+        console: Console | None = None,
     ) -> None:
         self._backend = backend
         self._clock = clock
@@ -88,7 +94,14 @@ class Site:
         gate = self.gate
         self.router: Router = Router(explain=self.explain, explain_read=self.explain_read, policy=policy, gate=gate)
         reads, explain = ConfirmedReads(backend, faulted=_faulted), self.explain
-        self._health = HealthRoutes(backend, reads, name=name, metrics=metrics, routes=lambda: self.router.patterns)
+        self._health = HealthRoutes(
+            backend,
+            reads,
+            name=name,
+            metrics=metrics,
+            routes=lambda: self.router.patterns,
+            console=console is not None and console.mode != "off",
+        )
         self.watches: WatchHub = WatchHub(
             lambda: backend.store,
             has_leader=lambda: backend.leader() is not None,
@@ -115,6 +128,8 @@ class Site:
         self._add_store_routes(reads, max_key_bytes, max_value_bytes)
         self._add_user_routes(entropy)
         self._health.add_to(self.router)
+        self.events: EventFeed = EventFeed(wall=wall, name_of=self._name_of)
+        self._add_console_routes(console, name)
         DocumentRoute(lambda: self.router.declared).add_to(self.router)
 
     def _add_store_routes(self, reads: ConfirmedReads[Respond], max_key_bytes: int, max_value_bytes: int) -> None:
@@ -148,6 +163,34 @@ class Site:
         UserRoutes(context, explain_read=self.explain_read).add_to(self.router)
         RoleRoutes(context, explain_read=self.explain_read).add_to(self.router)
 
+    def follow(self, events: AsyncIterator[Event]) -> None:
+        """Give the node's events to `/events` until they end.
+
+            site.follow(raft.events())
+
+        Call it once, on the event loop.
+        """
+        self.tasks.spawn(self.events.follow(events), name="events")
+
+    def member_origins(self) -> set[str]:
+        """Return the origins of the cluster's nodes, as far as they announce one.
+
+            policy.member_origins = site.member_origins
+
+        Pages of these origins may read from this node.
+        """
+        return origins_of(member.http for member in self._backend.members().members)
+
+    def _name_of(self, node_id: int) -> str:
+        wanted = f"{node_id:016x}"
+        return next((one.name for one in self._backend.members().members if one.id == wanted), "")
+
+    def _add_console_routes(self, console: Console | None, name: str) -> None:
+        self._backend.observe_auth(self.events.wake)
+        EventRoutes(self.events, no_user=self.gate.no_user).add_to(self.router)
+        if console is not None and console.mode != "off":
+            ConsoleRoutes(console, name=name, origins=self.member_origins).add_to(self.router)
+
     def offer_etcd(self, version: str) -> None:
         """Show in `/version` that clients of this version of etcd are served.
 
@@ -166,6 +209,7 @@ class Site:
         """Let `/readyz` fail, so that no new clients are sent here, and end the watches: they go on elsewhere."""
         self._health.stopping = True
         self.watches.close()
+        self.events.close()
 
     async def close(self) -> None:
         """End running tasks; call it when the connections are closed."""

@@ -118,7 +118,7 @@ class AccessGate:
         self.streams: GuardedStreams = GuardedStreams()
         self.audit: AuditLog = AuditLog(clock)
         self.lock_out: LockOut = LockOut()
-        self._no_user = NoUser(self.flag)
+        self.no_user: NoUser = NoUser(self.flag)
         self._explain = explain
         self._known: dict[bytes, Principal] = {}
         self._checking: dict[bytes, list[_Asked]] = {}
@@ -378,7 +378,7 @@ class AccessGate:
 
     def present(self, principal: Principal | None) -> Principal | NoUser:
         """The user of a request, to ask when its answer is made: by then credentials may be needed."""
-        return principal or self._no_user
+        return principal or self.no_user
 
     def guarded(
         self,

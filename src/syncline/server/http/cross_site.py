@@ -7,7 +7,7 @@ DNS then resolves to 127.0.0.1; for the browser, page and server are then one si
 - A method that changes something is refused (403 `cross_site`) if the browser says that the page is of another site:
   by `Origin` or by `Sec-Fetch-Site`. The Origin is the server's own if it has the request's Host; whether a page of
   http asks a server of https, `Sec-Fetch-Site` tells. `allowed_origins` lists other sites; their pages may read
-  answers, too (CORS).
+  answers, too (CORS). Pages of the cluster's own nodes (the console) may read answers without being listed.
 - On a loopback listener, and wherever `allowed_hosts` is set, a request under a name that is not this server's is
   refused (421 `foreign_host`). A name without a dot passes if the request is no browser's: public DNS has next to no
   such names, but the network that a laptop visits can answer for each of them. Over plain HTTP a browser sends no
@@ -20,7 +20,7 @@ Clients that are no browsers send neither field and the server's own name. For t
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -45,6 +45,8 @@ _EXPOSED: Final = b"ETag, Syncline-Revision, Retry-After, Allow"
 """Fields of an answer that a page may read."""
 _SENT: Final = b"Authorization, Content-Type, If-Match, If-None-Match, Idempotency-Key"
 """Fields of a request that a page may set."""
+_ALL: Final = b"GET, HEAD, PUT, POST, DELETE"
+_READING: Final = b"GET, HEAD"
 _PREFLIGHT_S: Final = 600
 """How long a browser may remember what a preflight said: Chromium takes two hours at most, Firefox a day."""
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -70,6 +72,8 @@ class CrossSitePolicy:
         origins = frozenset(origin.lower().rstrip("/") for origin in allowed_origins)
         self._any_origin = ANY in origins
         self._origins = origins
+        self.member_origins: Callable[[], Collection[str]] = frozenset
+        """The origins of the cluster's own nodes: a page of one may read from the others, and change nothing there."""
 
     def admit(self, request: Request, respond: Respond) -> Respond:
         """Where to answer the request. Raises `RequestError` if it is refused."""
@@ -77,7 +81,10 @@ class CrossSitePolicy:
         self._check_host(headers)
         if origin is not None and self._is_allowed(origin):
             return _with_fields(respond, _cors_fields(request, origin))
-        if request.method not in SAFE_METHODS:
+        if request.method in SAFE_METHODS:
+            if origin is not None and origin.decode("latin-1").lower() in self.member_origins():
+                return _with_fields(respond, _cors_fields(request, origin, methods=_READING))
+        else:
             self._check_site(headers, origin)
         return respond
 
@@ -161,13 +168,13 @@ def _is_of(origin: bytes, host: bytes) -> bool:
         return False
 
 
-def _cors_fields(request: Request, origin: bytes) -> bytes:
+def _cors_fields(request: Request, origin: bytes, *, methods: bytes = _ALL) -> bytes:
     """What lets a page of an allowed origin read the answer; to a preflight, what it may send."""
     fields = b"Access-Control-Allow-Origin: %s\r\nVary: Origin\r\n" % origin
     headers = request.headers
     if request.method != "OPTIONS" or b"access-control-request-method" not in headers:
         return fields + b"Access-Control-Expose-Headers: %s\r\n" % _EXPOSED
-    fields += b"Access-Control-Allow-Methods: GET, HEAD, PUT, POST, DELETE\r\n"
+    fields += b"Access-Control-Allow-Methods: %s\r\n" % methods
     fields += b"Access-Control-Allow-Headers: %s\r\nAccess-Control-Max-Age: %d\r\n" % (_SENT, _PREFLIGHT_S)
     if headers.get(b"access-control-request-private-network") == b"true":
         fields += b"Access-Control-Allow-Private-Network: true\r\n"

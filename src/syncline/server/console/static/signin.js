@@ -1,0 +1,57 @@
+// Signing in, where clients need credentials (docs/users.md).
+
+import { api } from "./api.js";
+import { h, tell } from "./dom.js";
+
+let open = null;
+
+// A dialog with a form: a user and its password, or a token. `onDone` is called when the credential was good.
+export function signIn(why, onDone) {
+  if (open) return;
+  const user = h("input", { type: "text", name: "username", autocomplete: "username", spellcheck: "false" });
+  const password = h("input", { type: "password", name: "password", autocomplete: "current-password" });
+  const token = h("input", { type: "password", name: "token", autocomplete: "off" });
+  const error = h("p", { class: "error", role: "alert" }, "");
+  const go = h("button", { class: "primary", type: "submit" }, "Sign in");
+  const form = h(
+    "form", {},
+    h("h2", {}, "Sign in"),
+    h("p", { class: "hint" }, why || "This cluster needs a credential."),
+    h("label", {}, h("span", {}, "User"), user),
+    h("label", {}, h("span", {}, "Password"), password),
+    h("details", {}, h("summary", {}, "Use a token instead"), h("label", {}, h("span", {}, "Token"), token)),
+    error,
+    h("div", { class: "row end" }, h("button", { type: "button", onclick: () => open.close() }, "Cancel"), go),
+  );
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    go.disabled = true;
+    error.textContent = "";
+    try {
+      if (token.value) await api.signInByToken(token.value.trim());
+      else await api.signIn(user.value, password.value);
+      open.close();
+      onDone();
+    } catch (failure) {
+      error.textContent = `${failure.message}.`;
+    }
+    go.disabled = false;
+  });
+  open = h("dialog", { "aria-label": "Sign in" }, form);
+  open.addEventListener("close", () => {
+    open.remove();
+    open = null;
+  });
+  document.body.append(open);
+  open.showModal();
+  user.focus();
+}
+
+export async function signOut() {
+  try {
+    await api.signOut();
+  } catch (error) {
+    tell(error);
+  }
+  location.reload();
+}

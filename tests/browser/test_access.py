@@ -1,0 +1,98 @@
+"""What users may see, signing in and out, and a console that only reads, or that is off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.browser.beside import running_nodes
+from tests.browser.console import Page
+
+PASSWORD = "a good password"
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a node that needs credentials: root may do all, ann reads jobs/ alone."""
+    with running_nodes(str(tmp_path_factory.mktemp("guarded")), nodes=1) as cluster:
+        kv = cluster.client()
+        kv.put("jobs/1", b"v")
+        kv.put("secret", b"v")
+        kv.add_user("root", PASSWORD, admin=True)
+        kv.add_role("reader")
+        kv.allow("reader", "read", prefix="jobs/")
+        kv.add_user("ann", PASSWORD, roles=["reader"])
+        kv.enable_auth()
+        yield cluster.endpoints[0]
+
+
+def sign_in(page: Page, user: str) -> None:
+    page.tab.get_by_role("dialog", name="Sign in").wait_for()
+    page.fill("User", user)
+    page.tab.get_by_label("Password").fill(PASSWORD)
+    page.tab.keyboard.press("Enter")
+    page.sees("Sign out")
+
+
+def test_access_needs_a_sign_in_and_ends_with_a_sign_out(guarded: str, page: Page) -> None:
+    page.open(guarded)
+    page.tab.get_by_role("dialog", name="Sign in").wait_for()
+    page.fill("User", "root")
+    page.tab.get_by_label("Password").fill("wrong")
+    page.tab.keyboard.press("Enter")
+    page.tab.locator("dialog [role=alert]").get_by_text(".").wait_for()
+    sign_in(page, "root")
+    page.sees("All is well")
+    kept = page.tab.evaluate("JSON.stringify({...sessionStorage, ...localStorage})")
+    assert PASSWORD not in kept
+    assert "token" in kept
+    page.press("Sign out")
+    page.tab.get_by_role("dialog", name="Sign in").wait_for()
+    assert page.tab.evaluate("sessionStorage.length") == 0
+
+
+def test_access_without_permission_is_told_in_words(guarded: str, page: Page) -> None:
+    page.open(guarded)
+    sign_in(page, "ann")
+    page.sees("This user may not see the cluster")
+    page.tab.get_by_role("link", name="Keys").click()
+    page.sees("This user may not read these keys")
+    page.fill("Begins with", "jobs/")
+    page.tab.keyboard.press("Enter")
+    page.sees_rows(["1"])
+    page.tab.get_by_role("link", name="Live").click()
+    page.sees("This user may not see the figures")
+    page.tab.get_by_role("link", name="Leases").click()
+    page.sees("This user may not")
+    page.open_keys(guarded, b"jobs/")
+    page.press("New key")
+    page.fill("Key", "jobs/2")
+    page.confirm("Create")
+    page.tab.locator(".toast.bad").wait_for()
+
+
+@pytest.mark.parametrize("mode", ["read-only", "off"])
+def test_access_to_a_console_that_is_limited(
+    mode: str, page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYNCLINE_CONSOLE", mode)
+    with running_nodes(str(tmp_path), nodes=1) as cluster:
+        url = cluster.endpoints[0]
+        cluster.client().put("a", b"v")
+        if mode == "off":
+            answer = page.tab.goto(f"{url}/console/")
+            assert answer is not None
+            assert answer.status == 404
+            return
+        page.open(url)
+        page.sees("All is well")
+        page.sees("read-only")
+        assert page.button("Add a member").count() == 0
+        page.open_keys(url)
+        page.sees_rows(["a"])
+        assert page.button("New key").count() == 0
+        page.open_key(url, b"a")
+        assert page.button("Edit").count() == 0
+        assert page.button("Download").count() == 1

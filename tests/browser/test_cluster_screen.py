@@ -1,0 +1,100 @@
+"""The screen of the cluster: who leads, what is wrong, what happened, and what an operator changes."""
+
+from __future__ import annotations
+
+from syncline.testing.process_cluster import ProcessCluster
+from tests.browser.console import Browser, Page
+
+
+def test_cluster_screen_shows_members_leader_and_events(nodes: ProcessCluster, page: Page) -> None:
+    page.open(nodes.endpoints[0])
+    page.sees("All is well")
+    leader = "abc"[nodes.leader()]
+    page.tab.get_by_role("button", name=f"{leader}, leader").wait_for()
+    assert page.tab.locator(".ring .node").count() == 3
+    page.tab.locator(".timeline").get_by_text(f"{leader} leads in term").first.wait_for()
+    page.tab.wait_for_function(
+        "() => document.querySelectorAll('.ring .link:not(.cut) text').length === 2"
+    )  # round trips
+
+
+def test_cluster_screen_transfers_and_shows_the_command(nodes: ProcessCluster, page: Page) -> None:
+    at = (nodes.leader() + 1) % 3
+    name = "abc"[at]
+    page.open(nodes.endpoints[0])
+    page.sees("All is well")
+    page.tab.locator(f".ring [aria-label^='{name}, ']").click()
+    page.press("Make it the leader")
+    assert f"transfer {name}" in page.tab.locator("dialog pre").inner_text()
+    page.confirm("Transfer")
+    page.sees("Transfer: done.")
+    page.tab.get_by_role("button", name=f"{name}, leader").wait_for()
+    assert nodes.leader() == at
+
+
+def test_cluster_screen_takes_a_snapshot(nodes: ProcessCluster, page: Page) -> None:
+    nodes.client().put("a", b"1")
+    page.open(nodes.endpoints[0])
+    page.tab.locator(".ring [aria-label^='a, ']").click()
+    page.press("Take a snapshot")
+    page.confirm("Take it")
+    page.tab.locator(".timeline").get_by_text("a took a snapshot at entry").first.wait_for()
+
+
+def test_cluster_screen_adds_and_removes_a_member(nodes: ProcessCluster, page: Page) -> None:
+    page.open(nodes.endpoints[0])
+    page.sees("All is well")
+    page.press("Add a member")
+    page.fill("Name", "d")
+    page.fill("Address for its peers (host:port)", "127.0.0.1:9")
+    assert "member add d 127.0.0.1:9" in page.tab.locator("dialog pre").inner_text()
+    page.tab.get_by_label("Stays a learner").check()
+    page.confirm("Add")
+    page.tab.locator(".ring [aria-label^='d, ']").click()
+    page.press("Remove")
+    assert page.tab.locator("dialog").get_by_role("button", name="Remove").is_disabled()
+    page.fill("Type d to confirm", "d")
+    page.confirm("Remove")
+    page.tab.locator(".ring [aria-label^='d, ']").wait_for(state="detached")
+
+
+def test_cluster_screen_goes_on_when_the_leader_is_killed(nodes: ProcessCluster, page: Page) -> None:
+    leader = nodes.leader()
+    own = (leader + 1) % 3
+    page.open(nodes.endpoints[own])
+    page.sees("All is well")
+    nodes.kill(leader)
+    page.sees(f"{'abc'[leader]} does not answer")
+    successor = "abc"[nodes.leader()]
+    page.tab.get_by_role("button", name=f"{successor}, leader").wait_for()
+    nodes.restart(leader)
+    page.sees("All is well")
+
+
+def test_cluster_screen_sees_the_others_when_its_own_node_is_killed(nodes: ProcessCluster, page: Page) -> None:
+    """The page was loaded from a node that is gone: it asks the others, and names one to go to."""
+    own = nodes.leader()
+    page.open(nodes.endpoints[own])
+    page.sees("All is well")
+    nodes.kill(own)
+    page.sees("The node of this console does not answer")
+    successor = "abc"[nodes.leader()]
+    page.tab.get_by_role("button", name=f"{successor}, leader").wait_for()
+    nodes.restart(own)
+    page.sees("All is well")
+
+
+def test_cluster_without_a_quorum_is_told_and_can_be_read(nodes: ProcessCluster, browser: Browser, page: Page) -> None:
+    nodes.client().put("config/a", b"kept")
+    own = nodes.leader()
+    for other in {0, 1, 2} - {own}:
+        nodes.kill(other)
+    page.open(nodes.endpoints[own])
+    page.sees("No quorum: nothing can be written")
+    page.sees("1 of 3 voters answers, and 2 are needed")
+    page.open_keys(nodes.endpoints[own], b"config/")
+    page.sees_rows(["a"])
+    page.sees("as this node has them")
+    page.open_key(nodes.endpoints[own], b"config/a")
+    page.sees("Read from this node alone")
+    assert page.tab.locator(".value").inner_text() == "kept"

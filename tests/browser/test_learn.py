@@ -1,0 +1,74 @@
+"""The screen of trials under `syncline up`: its nodes are killed, paused and started from the page, by its token."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+
+from tests.browser.console import Page
+from tests.helpers.ports import free_block
+
+EXIT_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the console that `up` has printed."""
+    directory = tmp_path_factory.mktemp("up")
+    command = [*(sys.executable, "-m", "syncline", "up", "--json", "--data-dir", str(directory / "data"))]
+    command += ["--port", str(free_block(103))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        ready = next(found for line in process.stdout if (found := json.loads(line))["event"] == "ready")
+        yield ready["console"]
+        process.send_signal(signal.SIGINT)
+        process.wait(EXIT_S)
+
+
+def test_learn_kills_the_leader_and_starts_it_again(address: str, page: Page) -> None:
+    page.tab.goto(address)
+    page.tab.get_by_role("heading", name="Learn").wait_for()
+    assert "lab=" not in page.tab.url
+    page.press("Write 100 keys a second")
+    page.tab.get_by_role("button", name=re.compile("Kill the leader, ")).wait_for()
+    name = page.tab.get_by_role("button", name=re.compile("Kill the leader, ")).inner_text()[-2:]
+    page.tab.get_by_role("button", name=re.compile("Kill the leader, ")).click()
+    page.tab.locator(f".ring [aria-label^='{name}, no answer']").wait_for()
+    page.tab.locator(".ring .node.leader").wait_for()
+    page.tab.locator(".row", has=page.tab.get_by_text(name, exact=True)).get_by_role("button", name="Start").click()
+    page.tab.locator(f".ring [aria-label^='{name}, follower']").wait_for()
+    page.press("Stop writing")
+
+
+def test_learn_pauses_a_node_and_lets_it_go_on(address: str, page: Page) -> None:
+    page.tab.goto(address)
+    row = page.tab.locator(".row", has=page.tab.get_by_text("n3", exact=True))
+    row.get_by_role("button", name="Pause").click()
+    page.tab.locator(".ring [aria-label^='n3, no answer']").wait_for()
+    row.get_by_role("button", name="Go on").click()
+    page.tab.locator(".ring [aria-label^='n3, no answer']").wait_for(state="detached")
+
+
+def test_learn_is_not_there_without_the_token(address: str, page: Page) -> None:
+    page.open(address.partition("/console/")[0])
+    page.sees("All is well")
+    assert page.tab.get_by_role("link", name="Learn").count() == 0
+
+
+def test_learn_door_refuses_a_wrong_token(address: str) -> None:
+    with urllib.request.urlopen(address.partition("#")[0].replace("/console/", "/console-settings")) as settings:
+        door = json.load(settings)["lab"]
+    for token in ("", "x", "Bearer x"):
+        request = urllib.request.Request(f"{door}/lab/kill/n1", method="POST", headers={"Authorization": token})
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(request)
+        assert caught.value.code == 401
+        caught.value.close()
