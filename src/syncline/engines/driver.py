@@ -3,8 +3,8 @@
 Tasks: one reads the log and hands its entries to the `Applier`, one appends (`outbox`), one confirms reads. The applier
 is that of Raft's nodes: it has the sessions, and the thread of the state machine.
 
-Fail-stop: an exception of the state machine, a record that can't be read, and a log that is not the one that was read
-before (`LogReplaced`) stop the node.
+Fail-stop: these stop the node: an exception of the state machine, a record that can't be read, and a log that is not
+the one of before (`LogReplaced`).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ fewer and larger records.
 
 A node is one *writer*: it numbers its records. A record whose answer is lost is appended again under its number. Each
 node ignores a number that is not above the writer's newest one. So an attempt that arrives late has no second effect,
-even if the record was trimmed meanwhile, and a record that was given up has none behind a later one.
+even if the record was trimmed meanwhile. A record that was given up has no effect behind a later one.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ def open(url: str, machine: FSM[R], *, world: World | None = None) -> Startup[En
     node, for tests.
 
     Raises:
-        ConfigError: this is no URL of an engine, a library is missing, or the backend refuses the credentials or has
-            settings with which it may lose data. Nothing was written.
+        ConfigError: this is no URL of an engine, a library is missing, or the backend refuses the credentials. Or it
+            has settings with which it may lose data. Nothing was written.
         TypeError: `machine` is no state machine.
         Unreachable: no server answers (`not_applied`).
         NodeFailed: the log is of another machine, or the state machine can't apply it.

@@ -1,8 +1,10 @@
 """`python -m syncline.testing.simulate`: run seeds, and replay failing ones.
 
-python -m syncline.testing.simulate --seed 7 --trace
-python -m syncline.testing.simulate --seeds 1-1000 --jobs 2
-python -m syncline.testing.simulate --seed 7 --html run.html
+    python -m syncline.testing.simulate --seed 7 --trace
+    python -m syncline.testing.simulate --seeds 1-1000 --jobs 2
+    python -m syncline.testing.simulate --seed 7 --html run.html
+
+It ends with status 1 if a seed fails.
 """
 
 from __future__ import annotations
@@ -67,7 +69,11 @@ def _quiet() -> Iterator[None]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m syncline.testing.simulate", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m syncline.testing.simulate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--seed", type=int, help="run one seed")
     which.add_argument("--seeds", metavar="A-B", help="run the seeds from A to B")

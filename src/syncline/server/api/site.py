@@ -93,7 +93,7 @@ class Site:
         )
         gate = self.gate
         self.router: Router = Router(explain=self.explain, explain_read=self.explain_read, policy=policy, gate=gate)
-        reads, explain = ConfirmedReads(backend, faulted=_faulted), self.explain
+        reads = ConfirmedReads(backend, faulted=_faulted)
         self._health = HealthRoutes(
             backend,
             reads,
@@ -110,19 +110,7 @@ class Site:
             limits=watch_limits,
         )
         backend.observe(self.watches.changed)
-        keys = KeyRoutes(
-            backend,
-            reads,
-            self.watches,
-            explain=explain,
-            explain_read=self.explain_read,
-            gate=gate,
-            handle=self.router.handle,
-            max_key_bytes=max_key_bytes,
-            max_value_bytes=max_value_bytes,
-        )
-        keys.add_to(self.router)
-        self.fast_get: FastGet = keys.fast_get
+        self.fast_get: FastGet = self._add_key_routes(reads, max_key_bytes, max_value_bytes)
         ListingRoutes(backend, reads, gate=gate, explain=self.explain_read).add_to(self.router)
         BackupRoutes(backend, reads, explain=self.explain_read).add_to(self.router)
         self._add_store_routes(reads, max_key_bytes, max_value_bytes)
@@ -131,6 +119,21 @@ class Site:
         self.events: EventFeed = EventFeed(wall=wall, name_of=self._name_of)
         self._add_console_routes(console, name)
         DocumentRoute(lambda: self.router.declared).add_to(self.router)
+
+    def _add_key_routes(self, reads: ConfirmedReads[Respond], max_key_bytes: int, max_value_bytes: int) -> FastGet:
+        keys = KeyRoutes(
+            self._backend,
+            reads,
+            self.watches,
+            explain=self.explain,
+            explain_read=self.explain_read,
+            gate=self.gate,
+            handle=self.router.handle,
+            max_key_bytes=max_key_bytes,
+            max_value_bytes=max_value_bytes,
+        )
+        keys.add_to(self.router)
+        return keys.fast_get
 
     def _add_store_routes(self, reads: ConfirmedReads[Respond], max_key_bytes: int, max_value_bytes: int) -> None:
         backend, gate, explain = self._backend, self.gate, self.explain
