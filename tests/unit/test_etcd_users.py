@@ -6,10 +6,18 @@ import logging
 
 import pytest
 
-from syncline.kv.auth.commands import KeyAccessChange
-from syncline.kv.auth.records import BOTH
+from syncline.kv.auth.commands import (
+    TOKEN_ID_BYTES,
+    KeyAccessChange,
+    TokenAdd,
+    UserAdd,
+    UserPassword,
+    UserRemove,
+)
+from syncline.kv.auth.records import BOTH, login_text
+from syncline.kv.auth.state import AuthState
 from syncline.kv.commands import Put
-from tests.helpers.auth_site import PASSWORD, apply, grant, token_of
+from tests.helpers.auth_site import PASSWORD, apply, grant, token_of, verifier
 from tests.helpers.etcd_wire import Document, EtcdWire, GuardedEtcdWire, b64
 
 
@@ -211,16 +219,47 @@ async def test_etcd_user_error_has_the_text_of_etcd(
     assert (status, code, text) == (400, *expected)
 
 
-async def test_etcd_changed_password_ends_the_tokens_of_the_old_one() -> None:
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [("auth/user/changepw", {"name": "ann", "password": "new"}), ("/user/ann/password", {"password": "new"})],
+)
+async def test_etcd_changed_password_ends_the_tokens_of_the_old_one(route: str, body: Document) -> None:
+    """By etcd's route and by the own one."""
     wire = GuardedEtcdWire()
     _, document = await wire.post("auth/authenticate", {"name": "ann", "password": PASSWORD})
     old = f"Authorization: {document['token']}"
     assert (await wire.post("auth/user/get", {"name": "ann"}, old))[0] == 200
-    status, _ = await wire.post("auth/user/changepw", {"name": "ann", "password": "new"}, as_user("root"))
+    status, _ = await wire.post(route, body, f"Authorization: Bearer {token_of('root')}")
     assert status == 200
     assert (await wire.post("auth/user/get", {"name": "ann"}, old))[0] == 401
-    assert (await wire.post("auth/authenticate", {"name": "ann", "password": "new"}))[0] == 200
+    status, document = await wire.post("auth/authenticate", {"name": "ann", "password": "new"})
+    assert (status, f"Authorization: {document['token']}" != old) == (200, True)
+    new = f"Authorization: {document['token']}"
+    assert (await wire.post("auth/user/get", {"name": "ann"}, new))[0] == 200
     assert (await wire.post("auth/user/get", {"name": "ann"}, as_user("ann")))[0] == 200, "made by another route"
+
+
+async def test_etcd_token_of_a_removed_user_stays_ended_when_it_is_added_again() -> None:
+    wire = GuardedEtcdWire()
+    _, document = await wire.post("auth/authenticate", {"name": "ann", "password": PASSWORD})
+    apply(wire.backend, UserRemove("ann"))
+    apply(wire.backend, UserAdd("ann", verifier()))
+    for token in (document["token"], token_of("ann")):
+        assert (await wire.post("auth/user/get", {"name": "ann"}, f"Authorization: {token}"))[0] == 401
+    status, document = await wire.post("auth/authenticate", {"name": "ann", "password": PASSWORD})
+    assert status == 200, document
+
+
+def test_login_token_is_refused_by_the_state_after_a_newer_password() -> None:
+    """A node that is behind may still let a command in: it is checked again when it is applied."""
+    state = AuthState()
+    state.apply(UserAdd("ann", verifier()))
+    for name, about in (("api", "etcd"), ("login", login_text("etcd", state.revision))):
+        state.apply(TokenAdd(name.ljust(TOKEN_ID_BYTES).encode(), bytes(32), "ann", 1, 0, about))
+    ids = sorted(state.tokens)
+    assert [state.is_valid("ann", token, state.revision) for token in ids] == [True, True]
+    state.apply(UserPassword("ann", verifier("new")))
+    assert [state.is_valid("ann", token, state.revision) for token in ids] == [True, False]
 
 
 async def test_etcd_auth_is_switched_on_and_off() -> None:
