@@ -244,6 +244,23 @@ async def test_too_many_watches_are_refused_with_limit() -> None:
     assert WatchReader(node, owner="one").error is None
 
 
+async def test_watches_of_one_group_leave_room_for_others() -> None:
+    """A group has as many as are free, however many owners it has."""
+    node = WatchedNode(limits=WatchLimits(max_watches=6, max_owner_watches=2))
+    held = [WatchReader(node, owner=number, group="10.0.0.1") for number in range(3)]
+    with pytest.raises(LimitReached, match=r"the clients of 10\.0\.0\.1 have 3 watches here") as refusal:
+        WatchReader(node, owner=3, group="10.0.0.1")
+    assert refusal.value.code == "limit"
+    assert WatchReader(node, group="10.0.0.2").error is None
+    held[0].watch.close()
+    held.append(WatchReader(node, owner=0, group="10.0.0.1"))
+    node.hub.check()
+    for reader in held:
+        reader.watch.close()
+    node.hub.check()
+    assert WatchReader(node, owner=0, group="10.0.0.1").error is None
+
+
 async def test_closed_hub_ends_watches_with_where_to_resume() -> None:
     node = WatchedNode()
     reader, future = WatchReader(node), WatchReader(node, from_revision=100)

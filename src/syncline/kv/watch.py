@@ -80,6 +80,7 @@ class KeyWatch(Generic[Message]):
         "end",
         "error",
         "form",
+        "group",
         "marked_s",
         "next",
         "owner",
@@ -107,6 +108,7 @@ class KeyWatch(Generic[Message]):
         self.marked_s: float = 0.0
         """When it began, or when it was given its last progress mark."""
         self.owner: Hashable | None = None
+        self.group: str = ""
         self.phase: int = NEW
         self.error: OperationError | None = None
         """Why it has ended: `RevisionCompacted` or `WatchEnded`. What can still be read comes before it."""

@@ -86,6 +86,7 @@ class WatchHub:
         self._limits = limits or WatchLimits()
         self._watches: dict[KeyWatch[object], None] = {}
         self._owned: Counter[Hashable] = Counter()
+        self._grouped: Counter[str] = Counter()
         self._live: WatchIndex[KeyWatch[object]] = WatchIndex()
         self._next = 0
         """The next revision that the live watches are given."""
@@ -130,11 +131,13 @@ class WatchHub:
         stale: bool = False,
         progress_s: float = 0.0,
         owner: Hashable | None = None,
+        group: str = "",
     ) -> KeyWatch[Message]:
         """Watch the keys in `[start, end)` from a revision on, inclusive; 0: the next one. Call `start` to begin.
 
         `stale`: go on while no leader is known. `progress_s`: seconds between progress marks (0: none). `owner`: its
-        watches are limited together.
+        watches are limited together. `group`: such as the clients of one address, which have as many watches as are
+        free, so half of all at most; each newcomer gets some.
 
         Raises:
             RevisionCompacted: the history begins after `from_revision`.
@@ -150,14 +153,16 @@ class WatchHub:
             raise _compacted(revision, store.oldest)
         if not stale and self._clock.is_leaderless:
             raise NoLeader("this node has known no leader for two election timeouts: watch on another one")
-        self._check_limits(owner)
+        self._check_limits(owner, group)
         watch = KeyWatch(self, start, end, form)
         watch.next = revision
         watch.puts, watch.deletes, watch.stale = puts, deletes, stale
-        watch.progress_s, watch.owner = progress_s, owner
+        watch.progress_s, watch.owner, watch.group = progress_s, owner, group
         self._watches[cast("KeyWatch[object]", watch)] = None
         if owner is not None:
             self._owned[owner] += 1
+        if group:
+            self._grouped[group] += 1
         self._clock.start()
         return watch
 
@@ -199,6 +204,7 @@ class WatchHub:
         assert phases[WAITING] == len(self._waiting)
         assert self.unread_bytes == sum(watch.unread_bytes for watch in self._watches)
         assert sum(self._owned.values()) == sum(watch.owner is not None for watch in self._watches)
+        assert sum(self._grouped.values()) == sum(bool(watch.group) for watch in self._watches)
         assert all((watch.phase == ENDED) == (watch.error is not None) for watch in self._watches)
 
     # --- the watches' side
@@ -237,6 +243,10 @@ class WatchHub:
             self._owned[watch.owner] -= 1
             if not self._owned[watch.owner]:
                 del self._owned[watch.owner]
+        if watch.group:
+            self._grouped[watch.group] -= 1
+            if not self._grouped[watch.group]:
+                del self._grouped[watch.group]
         if not self._watches:
             self._stop()
 
@@ -421,12 +431,16 @@ class WatchHub:
             self._leave(watch)
             watch.fail(error)
 
-    def _check_limits(self, owner: Hashable | None) -> None:
+    def _check_limits(self, owner: Hashable | None, group: str) -> None:
         limits = self._limits
         if len(self._watches) >= limits.max_watches:
             raise LimitReached(f"this node has {limits.max_watches} watches already; use another node")
         if owner is not None and self._owned[owner] >= limits.max_owner_watches:
             raise LimitReached(f"this connection has {limits.max_owner_watches} watches already")
+        if group and (held := self._grouped[group]) >= limits.max_watches - len(self._watches):
+            raise LimitReached(
+                f"the clients of {group} have {held} watches here, and the rest is for others: use another node"
+            )
 
     # --- inside: time
 

@@ -22,6 +22,7 @@ from syncline.server.etcd.errors import UNAVAILABLE, EtcdError, etcd_error
 from syncline.server.etcd.face import EtcdCaller, EtcdFace, Send
 from syncline.server.etcd.messages import Message
 from syncline.server.etcd.ranges import check_key_size, key_value
+from syncline.server.http.networks import network_of
 
 __all__ = ["PROGRESS_S", "WatchService"]
 
@@ -147,6 +148,7 @@ class _WatchStream:
         self._progress_s = progress_s
         self._send = send
         self._caller = caller
+        self._group = network_of(caller.address)
         self._owner: Hashable = caller.owner if caller.owner is not None else self
         self._user = context.gate.present(caller.principal)
         self._watches: dict[int, _StreamWatch] = {}
@@ -252,6 +254,7 @@ class _WatchStream:
             deletes=_NODELETE not in filters,
             progress_s=self._progress_s if create.get("progress_notify") else 0.0,
             owner=self._owner,
+            group=self._group,
         )
 
     def _wake(self, watch_id: int) -> None:
