@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import pytest
@@ -17,6 +18,8 @@ from syncline.kv.auth.commands import (
 from syncline.kv.auth.records import BOTH, login_text
 from syncline.kv.auth.state import AuthState
 from syncline.kv.commands import Put
+from syncline.server.etcd.face import EtcdCaller
+from syncline.server.etcd.methods import METHODS
 from tests.helpers.auth_site import PASSWORD, apply, grant, token_of, verifier
 from tests.helpers.etcd_wire import Document, EtcdWire, GuardedEtcdWire, b64
 
@@ -77,6 +80,17 @@ async def test_etcd_user_that_logs_in_often_has_one_token() -> None:
     wire.wall_s += 13 * 3600
     await wire.post("auth/authenticate", {"name": "ann", "password": PASSWORD})
     assert len(wire.backend.store.auth.tokens) == before + 2, "one that ends soon is not given again"
+
+
+async def test_etcd_users_that_log_in_at_once_get_one_token() -> None:
+    """A fleet of one user that starts together must not use up the tokens of the user."""
+    wire = GuardedEtcdWire()
+    before = len(wire.backend.store.auth.tokens)
+    login: Document = {"name": "ann", "password": PASSWORD}
+    calls = (wire.face.call(METHODS["/etcdserverpb.Auth/Authenticate"], login, EtcdCaller()) for _ in range(20))
+    tokens = {answer["token"] for answer in await asyncio.gather(*calls)}
+    assert len(tokens) == 1
+    assert len(wire.backend.store.auth.tokens) == before + 1
 
 
 async def test_etcd_wrong_password_is_refused_as_etcd_does() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from typing import Final, cast
 
 from syncline.errors import SynclineError
@@ -54,6 +56,9 @@ class AuthService:
         self._entropy = entropy
         self._given: dict[str, tuple[bytes, str, int]] = {}
         """By user: the id, the text and the end of the token that was given last."""
+        self._making: dict[tuple[str, int], asyncio.Task[str]] = {}
+        """By user and the revision of its password: the token that is being made. Clients that log in at the same
+        time get the same one: a user has a limited number."""
 
     def add_to(self, face: EtcdFace) -> None:
         """Register the methods."""
@@ -115,6 +120,21 @@ class AuthService:
             auth = self._context.node.store.auth
             if expires_ms - now_ms > REUSED_MS and auth.is_valid(user, token_id, auth.revision):
                 return text
+        key = (user, principal.verified)
+        making = self._making.get(key)
+        if making is None:
+            work = self._make_token(principal, caller, now_ms)
+            making = self._making[key] = asyncio.get_running_loop().create_task(work, name="etcd token")
+            making.add_done_callback(partial(self._made, key))
+        return await asyncio.shield(making)
+
+    def _made(self, key: tuple[str, int], making: asyncio.Task[str]) -> None:
+        del self._making[key]
+        if not making.cancelled():
+            making.exception()  # it is retrieved, also if all clients have left
+
+    async def _make_token(self, principal: Principal, caller: EtcdCaller, now_ms: int) -> str:
+        user = principal.user
         text, expires_ms = new_token(self._entropy), now_ms + TOKEN_MS
         hashed = hash_of_token(text.encode())
         assert hashed is not None
