@@ -182,6 +182,21 @@ async def test_watches_together_are_cut_off_at_the_limit_of_the_node() -> None:
     assert node.hub.unread_bytes <= 10 * EVENT_BYTES
 
 
+async def test_watches_that_are_not_read_cut_off_no_watch_of_others() -> None:
+    """While they catch up they hold more than all watches may: the others have their share of it all the same."""
+    node = WatchedNode(limits=WatchLimits(max_total_unread_bytes=40 * EVENT_BYTES))
+    node.apply(*[put(b"a")] * 100)
+    idle = [WatchReader(node, from_revision=1) for _ in range(9)]
+    await settle()
+    other = WatchReader(node)
+    assert 40 * EVENT_BYTES <= node.hub.unread_bytes <= 50 * EVENT_BYTES
+    node.apply(put(b"a"), put(b"a"), put(b"a"))
+    assert len(other.read()) == 3
+    assert other.error is None
+    assert all(reader.error is None for reader in idle)
+    assert node.hub.unread_bytes <= 50 * EVENT_BYTES
+
+
 async def test_reader_that_is_slow_while_it_catches_up_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch_hub, "FULL_BYTES", 2 * EVENT_BYTES)
     node = WatchedNode(limits=WatchLimits(max_unread_bytes=3 * EVENT_BYTES))

@@ -37,7 +37,7 @@ class WatchLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Of one live watch: messages that wait behind the one under way. A client that is so far behind is resumed from
     the history, which keeps more."""
     max_total_unread_bytes: int = 64 * MIB
-    """Of all watches together."""
+    """Of all watches together. Above it a watch may have an equal share of it."""
 
 
 class WatchForm(Protocol[Message]):

@@ -390,13 +390,13 @@ class WatchHub:
 
     def _give(self, watch: KeyWatch[object], revision: int, message: object, size_bytes: int, count: int) -> None:
         assert revision >= watch.next, "a watch is given no revision twice, and none before its first"
-        unread_bytes, limits = watch.unread_bytes, self._limits
+        unread_bytes = watch.unread_bytes
         if (
             unread_bytes
             and watch.phase == LIVE
             and (
-                unread_bytes + size_bytes > limits.max_unread_bytes
-                or self.unread_bytes + size_bytes > limits.max_total_unread_bytes
+                unread_bytes + size_bytes > self._limits.max_unread_bytes
+                or self._is_above_share(unread_bytes + size_bytes, size_bytes)
             )
         ):
             self._cut_off(watch)
@@ -404,9 +404,17 @@ class WatchHub:
         watch.next = revision + 1
         self.sent += count
         watch.give(revision, message, size_bytes)
-        if watch.phase == IN_ROUND and watch.unread_bytes > FULL_BYTES:
+        if watch.phase == IN_ROUND and (watch.unread_bytes > FULL_BYTES or self._is_above_share(watch.unread_bytes, 0)):
             self._round.remove(watch.start_key, watch.end, watch)
             watch.phase = FULL
+
+    def _is_above_share(self, unread_bytes: int, more_bytes: int) -> bool:
+        """Whether a watch with so many unread bytes holds more than its share, while all together have no room.
+
+        Watches within their share go on: clients that don't read can't have those of others cut off.
+        """
+        limit_bytes = self._limits.max_total_unread_bytes
+        return self.unread_bytes + more_bytes > limit_bytes and unread_bytes > limit_bytes // len(self._watches)
 
     # --- inside: how watches end
 
