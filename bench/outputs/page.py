@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 from bench.load import KEYS, VALUE_BYTES, Workload
+from bench.outputs import etcd_face
 from bench.outputs.svg import COLOURS, OTHER_COLOUR, Series, plot
 from bench.results import Results, Row, ratio
 from bench.targets import TARGETS, Verdict
@@ -32,6 +33,7 @@ def render(results: Results) -> str:
         "## Targets\n",
         _table(("what", "target", "measured", "holds"), map(_verdict, (one.verdict(results) for one in TARGETS))),
         *_workloads(results),
+        *_etcd_face(results),
         *_figures(results),
         *_systems(results),
     ]
@@ -112,12 +114,22 @@ def _row(row: Row) -> tuple[str, ...]:
     )
 
 
+def _etcd_face(results: Results) -> Iterable[str]:
+    if etcd_face.about(results.figures):
+        yield "## etcd's interface\n"
+        yield f"{etcd_face.LIMITS}\n"
+        head = ("client", "syncline per s", "etcd per s", "ratio", "syncline", "etcd")
+        yield _table(head, etcd_face.rows(results.figures))
+        if watches := list(etcd_face.watch_rows(results.figures)):
+            yield _table(("watches", "measured", ""), watches)
+
+
 def _figures(results: Results) -> Iterable[str]:
-    if results.figures:
+    if figures := [figure for figure in results.figures if not figure.key.startswith(etcd_face.KEY)]:
         yield "## Single figures\n"
         yield _table(
             ("what", "measured", ""),
-            ((figure.title, f"{_number(figure.value)} {figure.unit}", figure.note) for figure in results.figures),
+            ((figure.title, f"{_number(figure.value)} {figure.unit}", figure.note) for figure in figures),
         )
 
 

@@ -118,6 +118,7 @@ class WatchReader:
         stale: bool = False,
         progress_s: float = 0.0,
         owner: object | None = None,
+        group: str = "",
     ) -> None:
         if prefix is not None:
             start, end = prefix, prefix_end(prefix)
@@ -135,6 +136,7 @@ class WatchReader:
             stale=stale,
             progress_s=progress_s,
             owner=owner,
+            group=group,
         )
         self.told: list[Any] = []
         self.wakes = 0

@@ -21,6 +21,8 @@ CLIENTS = {
     "transactions",
     "coordination",
     "etcd-clients",
+    "etcd-watches",
+    "etcd-leases",
 }
 """They make calls all the time, so a shorter run has each kind of call."""
 

@@ -12,8 +12,9 @@ from syncline.kv.auth.commands import TokenRemove, UserPassword, UserRemove
 from syncline.node.futures import ReadFuture
 from syncline.platform.entropy import system_entropy
 from syncline.server.api.errors import RequestError
-from syncline.server.auth.lockout import FREE_FAILURES, LONGEST_WAIT_S, LockOut, network_of
+from syncline.server.auth.lockout import FREE_FAILURES, LONGEST_WAIT_S, LockOut
 from syncline.server.auth.passwords import MAX_QUEUED, MAX_QUEUED_OF_ONE, Passwords
+from syncline.server.http.networks import network_of
 from tests.helpers.auth_site import (
     CHEAP,
     LONG_MS,

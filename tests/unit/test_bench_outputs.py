@@ -6,6 +6,7 @@ import re
 from itertools import pairwise
 from xml.etree import ElementTree as ET
 
+import msgspec
 import pytest
 from bench.figures import Figure
 from bench.load import Workload
@@ -109,6 +110,24 @@ def test_the_page_has_the_machine_then_the_targets_then_the_ratios() -> None:
     assert "| etcd | 1 | 2.00x (1.00 to 3.00) |" in text
     assert "| failover, median | 1.25 s | of 20 |" in text
     assert "redis: left out, no redis" in text
+
+
+def test_page_has_a_section_on_etcds_interface_beside_etcd() -> None:
+    """Both systems in one line. What was measured without etcd has no ratio, and no section comes of nothing."""
+    assert "etcd's interface" not in page.render(results())
+    key, title = "etcd-face.grpc.put", "gRPC, 64 connections (h2load): writes"
+    ours = Figure(f"{key}.syncline", f"syncline: {title}", 3000.0, "/s", "p50 1 ms")
+    other = Figure(f"{key}.etcd", f"etcd: {title}", 2000.0, "/s", "p50 2 ms")
+    compared = Figure(f"{key}.ratio", f"against etcd: {title}", 1.5, "x", "1.40 to 1.60")
+    seen = Figure("etcd-face.watches.whole_p99.syncline", "syncline: gRPC: 1,000 watchers", 7.0, "ms", "0 missing")
+    text = page.render(msgspec.structs.replace(results(), figures=[*results().figures, ours, other, compared, seen]))
+    section = text.partition("## etcd's interface\n")[2].partition("\n## ")[0]
+    assert f"| {title} | 3,000 | 2,000 | 1.50x (1.40 to 1.60) | p50 1 ms | p50 2 ms |" in section
+    assert "| syncline: gRPC: 1,000 watchers | 7 ms | 0 missing |" in section
+    assert "etcd-face" not in text.partition("## Single figures")[2]
+    assert title not in text.partition("## Single figures")[2]
+    alone = page.render(msgspec.structs.replace(results(), figures=[ours]))
+    assert f"| {title} | 3,000 | - | - | p50 1 ms | - |" in alone
 
 
 def test_every_table_of_the_page_is_rectangular() -> None:

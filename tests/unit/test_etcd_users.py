@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import pytest
 
-from syncline.kv.auth.commands import KeyAccessChange
-from syncline.kv.auth.records import BOTH
+from syncline.kv.auth.commands import (
+    TOKEN_ID_BYTES,
+    KeyAccessChange,
+    TokenAdd,
+    UserAdd,
+    UserPassword,
+    UserRemove,
+)
+from syncline.kv.auth.records import BOTH, login_text
+from syncline.kv.auth.state import AuthState
 from syncline.kv.commands import Put
-from tests.helpers.auth_site import PASSWORD, apply, grant, token_of
+from syncline.server.etcd.face import EtcdCaller
+from syncline.server.etcd.methods import METHODS
+from tests.helpers.auth_site import PASSWORD, apply, grant, token_of, verifier
 from tests.helpers.etcd_wire import Document, EtcdWire, GuardedEtcdWire, b64
 
 
@@ -69,6 +80,17 @@ async def test_etcd_user_that_logs_in_often_has_one_token() -> None:
     wire.wall_s += 13 * 3600
     await wire.post("auth/authenticate", {"name": "ann", "password": PASSWORD})
     assert len(wire.backend.store.auth.tokens) == before + 2, "one that ends soon is not given again"
+
+
+async def test_etcd_users_that_log_in_at_once_get_one_token() -> None:
+    """A fleet of one user that starts together must not use up the tokens of the user."""
+    wire = GuardedEtcdWire()
+    before = len(wire.backend.store.auth.tokens)
+    login: Document = {"name": "ann", "password": PASSWORD}
+    calls = (wire.face.call(METHODS["/etcdserverpb.Auth/Authenticate"], login, EtcdCaller()) for _ in range(20))
+    tokens = {answer["token"] for answer in await asyncio.gather(*calls)}
+    assert len(tokens) == 1
+    assert len(wire.backend.store.auth.tokens) == before + 1
 
 
 async def test_etcd_wrong_password_is_refused_as_etcd_does() -> None:
@@ -211,16 +233,47 @@ async def test_etcd_user_error_has_the_text_of_etcd(
     assert (status, code, text) == (400, *expected)
 
 
-async def test_etcd_changed_password_ends_the_tokens_of_the_old_one() -> None:
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [("auth/user/changepw", {"name": "ann", "password": "new"}), ("/user/ann/password", {"password": "new"})],
+)
+async def test_etcd_changed_password_ends_the_tokens_of_the_old_one(route: str, body: Document) -> None:
+    """By etcd's route and by the own one."""
     wire = GuardedEtcdWire()
     _, document = await wire.post("auth/authenticate", {"name": "ann", "password": PASSWORD})
     old = f"Authorization: {document['token']}"
     assert (await wire.post("auth/user/get", {"name": "ann"}, old))[0] == 200
-    status, _ = await wire.post("auth/user/changepw", {"name": "ann", "password": "new"}, as_user("root"))
+    status, _ = await wire.post(route, body, f"Authorization: Bearer {token_of('root')}")
     assert status == 200
     assert (await wire.post("auth/user/get", {"name": "ann"}, old))[0] == 401
-    assert (await wire.post("auth/authenticate", {"name": "ann", "password": "new"}))[0] == 200
+    status, document = await wire.post("auth/authenticate", {"name": "ann", "password": "new"})
+    assert (status, f"Authorization: {document['token']}" != old) == (200, True)
+    new = f"Authorization: {document['token']}"
+    assert (await wire.post("auth/user/get", {"name": "ann"}, new))[0] == 200
     assert (await wire.post("auth/user/get", {"name": "ann"}, as_user("ann")))[0] == 200, "made by another route"
+
+
+async def test_etcd_token_of_a_removed_user_stays_ended_when_it_is_added_again() -> None:
+    wire = GuardedEtcdWire()
+    _, document = await wire.post("auth/authenticate", {"name": "ann", "password": PASSWORD})
+    apply(wire.backend, UserRemove("ann"))
+    apply(wire.backend, UserAdd("ann", verifier()))
+    for token in (document["token"], token_of("ann")):
+        assert (await wire.post("auth/user/get", {"name": "ann"}, f"Authorization: {token}"))[0] == 401
+    status, document = await wire.post("auth/authenticate", {"name": "ann", "password": PASSWORD})
+    assert status == 200, document
+
+
+def test_login_token_is_refused_by_the_state_after_a_newer_password() -> None:
+    """A node that is behind may still let a command in: it is checked again when it is applied."""
+    state = AuthState()
+    state.apply(UserAdd("ann", verifier()))
+    for name, about in (("api", "etcd"), ("login", login_text("etcd", state.revision))):
+        state.apply(TokenAdd(name.ljust(TOKEN_ID_BYTES).encode(), bytes(32), "ann", 1, 0, about))
+    ids = sorted(state.tokens)
+    assert [state.is_valid("ann", token, state.revision) for token in ids] == [True, True]
+    state.apply(UserPassword("ann", verifier("new")))
+    assert [state.is_valid("ann", token, state.revision) for token in ids] == [True, False]
 
 
 async def test_etcd_auth_is_switched_on_and_off() -> None:

@@ -251,21 +251,35 @@ async def test_http2_streams_above_the_limit_are_refused() -> None:
     assert len(wire.face.calls) == 11
 
 
-async def test_http2_streams_of_all_connections_have_a_limit() -> None:
+async def test_http2_client_leaves_streams_to_clients_of_other_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has as many as are free, over all its connections. So each newcomer gets some, whatever the others hold."""
     first = await raw(Http2Limits(max_streams=10, max_total_streams=12))
     first.face.holds = True
-    second = RawWire(server=first.server)
-    second.send_raw(GREETING)
-    for wire in (first, second):
-        for stream in range(1, 21, 2):
-            wire.send_raw(frame(HEADERS, END_HEADERS, stream, HEAD))
-    await turns(second)
-    assert len(second.of(RST_STREAM)) == 8
+    hosts = ("", "10.0.0.2", "10.0.0.3", "2001:db8::1", "2001:db8::ffff")
+    wires = [first, *(RawWire(server=first.server) for _ in hosts)]
+    for wire, host in zip(wires[1:], hosts, strict=True):
+        if host:
+            monkeypatch.setattr(
+                wire.transport, "get_extra_info", lambda name, host=host: name == "peername" and (host, 1)
+            )
+        wire.send_raw(GREETING)
+    for wire in wires:
+        wire.send_raw(b"".join(frame(HEADERS, END_HEADERS, stream, HEAD) for stream in range(1, 21, 2)))
+    await turns(first)
+    assert [10 - len(wire.of(RST_STREAM)) for wire in wires] == [6, 0, 3, 2, 1, 0]
     first.transport.abort()
-    for stream in range(21, 37, 2):
-        second.send_raw(frame(HEADERS, END_HEADERS, stream, HEAD))
-    await turns(second)
-    assert len(second.of(RST_STREAM)) == 8
+    await turns(first)
+    wires[1].send_raw(b"".join(frame(HEADERS, END_HEADERS, stream, HEAD) for stream in range(21, 41, 2)))
+    await turns(first)
+    assert 20 - len(wires[1].of(RST_STREAM)) == 3, "the first connection's streams are free again"
+    for wire in wires:
+        wire.transport.abort()
+    await turns(first)
+    newcomer = RawWire(server=first.server)
+    newcomer.send_raw(GREETING + frame(HEADERS, END_HEADERS, 1, HEAD))
+    newcomer.send_raw(b"".join(frame(HEADERS, END_HEADERS, stream, HEAD) for stream in range(3, 21, 2)))
+    await turns(first)
+    assert 10 - len(newcomer.of(RST_STREAM)) == 6, "nothing is counted any more"
 
 
 async def test_http2_100000_streams_take_no_memory() -> None:

@@ -254,6 +254,29 @@ class TestNodes:
         assert len(lines) == 7
         assert lines[2] == "a 7.5", "ten times half a second passed since 2.5"
 
+    def test_a_node_s_timer_that_fires_a_trace_early_may_be_set_again(self) -> None:
+        """By rounding: a callback that waits again for its time does not stop the time of all."""
+
+        async def main(loop: SimLoop) -> int:
+            rng, node, reached = random.Random(1), loop.add_node("a"), 0
+
+            def tick(deadline_s: float) -> None:
+                nonlocal reached
+                if loop.time() < deadline_s:
+                    loop.call_at(deadline_s, tick, deadline_s)
+                else:
+                    reached += 1
+
+            for _ in range(200):
+                node.rate = rng.uniform(0.8, 1.25)
+                with loop.inside(node):
+                    tick(loop.time() + rng.random())
+                await asyncio.sleep(rng.random())
+            await asyncio.sleep(2.0)
+            return reached
+
+        assert run_simulation(main) == 200
+
     def test_a_node_s_clock_may_leap_and_its_timers_do_not(self) -> None:
         async def main(loop: SimLoop) -> list[float]:
             node = loop.add_node("a")

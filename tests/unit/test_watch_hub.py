@@ -182,6 +182,21 @@ async def test_watches_together_are_cut_off_at_the_limit_of_the_node() -> None:
     assert node.hub.unread_bytes <= 10 * EVENT_BYTES
 
 
+async def test_watches_that_are_not_read_cut_off_no_watch_of_others() -> None:
+    """While they catch up they hold more than all watches may: the others have their share of it all the same."""
+    node = WatchedNode(limits=WatchLimits(max_total_unread_bytes=40 * EVENT_BYTES))
+    node.apply(*[put(b"a")] * 100)
+    idle = [WatchReader(node, from_revision=1) for _ in range(9)]
+    await settle()
+    other = WatchReader(node)
+    assert 40 * EVENT_BYTES <= node.hub.unread_bytes <= 50 * EVENT_BYTES
+    node.apply(put(b"a"), put(b"a"), put(b"a"))
+    assert len(other.read()) == 3
+    assert other.error is None
+    assert all(reader.error is None for reader in idle)
+    assert node.hub.unread_bytes <= 50 * EVENT_BYTES
+
+
 async def test_reader_that_is_slow_while_it_catches_up_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch_hub, "FULL_BYTES", 2 * EVENT_BYTES)
     node = WatchedNode(limits=WatchLimits(max_unread_bytes=3 * EVENT_BYTES))
@@ -242,6 +257,23 @@ async def test_too_many_watches_are_refused_with_limit() -> None:
     first.watch.close()
     first.watch.close()
     assert WatchReader(node, owner="one").error is None
+
+
+async def test_watches_of_one_group_leave_room_for_others() -> None:
+    """A group has as many as are free, however many owners it has."""
+    node = WatchedNode(limits=WatchLimits(max_watches=6, max_owner_watches=2))
+    held = [WatchReader(node, owner=number, group="10.0.0.1") for number in range(3)]
+    with pytest.raises(LimitReached, match=r"the clients of 10\.0\.0\.1 have 3 watches here") as refusal:
+        WatchReader(node, owner=3, group="10.0.0.1")
+    assert refusal.value.code == "limit"
+    assert WatchReader(node, group="10.0.0.2").error is None
+    held[0].watch.close()
+    held.append(WatchReader(node, owner=0, group="10.0.0.1"))
+    node.hub.check()
+    for reader in held:
+        reader.watch.close()
+    node.hub.check()
+    assert WatchReader(node, owner=0, group="10.0.0.1").error is None
 
 
 async def test_closed_hub_ends_watches_with_where_to_resume() -> None:

@@ -39,7 +39,7 @@ class WatchLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Of one live watch: messages that wait behind the one under way. A client that is so far behind is resumed from
     the history, which keeps more."""
     max_total_unread_bytes: int = 64 * MIB
-    """Of all watches together."""
+    """Of all watches together. Above it a watch may have an equal share of it."""
 
 
 class WatchForm(Protocol[Message]):
@@ -78,19 +78,18 @@ class KeyWatch(Generic[Message]):
         "_messages",
         "_unread_bytes",
         "_wake",
+        "counted",
         "deletes",
         "end",
         "error",
         "form",
         "marked_s",
         "next",
-        "owner",
         "phase",
         "progress_s",
         "puts",
         "stale",
         "start_key",
-        "user",
     )
 
     def __init__(self, hub: Hub, start: bytes, end: bytes | None, form: WatchForm[Message]) -> None:
@@ -109,8 +108,8 @@ class KeyWatch(Generic[Message]):
         self.progress_s: float = 0.0
         self.marked_s: float = 0.0
         """When it began, or when it was given its last progress mark."""
-        self.owner: Hashable | None = None
-        self.user: str = ""
+        self.counted: tuple[tuple[str, Hashable], ...] = ()
+        """Of which owner, user and group it is one."""
         self.phase: int = NEW
         self.error: OperationError | None = None
         """Why it has ended: `RevisionCompacted` or `WatchEnded`. What can still be read comes before it."""

@@ -85,8 +85,8 @@ class WatchHub:
         )
         self.limits: WatchLimits = limits or WatchLimits()
         self._watches: dict[KeyWatch[object], None] = {}
-        self._owned: Counter[Hashable] = Counter()
-        self._users: Counter[str] = Counter()
+        self._counts: Counter[tuple[str, Hashable]] = Counter()
+        """Watches of each owner, user and group."""
         self._live: WatchIndex[KeyWatch[object]] = WatchIndex()
         self._next = 0
         """The next revision that the live watches are given."""
@@ -132,11 +132,13 @@ class WatchHub:
         progress_s: float = 0.0,
         owner: Hashable | None = None,
         user: str = "",
+        group: str = "",
     ) -> KeyWatch[Message]:
         """Watch the keys in `[start, end)` from a revision on, inclusive; 0: the next one. Call `start` to begin.
 
         `stale`: go on while no leader is known. `progress_s`: seconds between progress marks (0: none). `owner`: its
-        watches are limited together, and so are those of a `user`.
+        watches are limited together, and so are those of a `user`. `group`: such as the clients of one address, which
+        have as many watches as are free, so half of all at most; each newcomer gets some.
 
         Raises:
             RevisionCompacted: the history begins after `from_revision`.
@@ -152,16 +154,15 @@ class WatchHub:
             raise _compacted(revision, store.oldest)
         if not stale and self._clock.is_leaderless:
             raise NoLeader("this node has known no leader for two election timeouts: watch on another one")
-        self._check_limits(owner, user)
+        self._check_limits(owner, user, group)
         watch = KeyWatch(self, start, end, form)
         watch.next = revision
         watch.puts, watch.deletes, watch.stale = puts, deletes, stale
-        watch.progress_s, watch.owner, watch.user = progress_s, owner, user
+        watch.progress_s = progress_s
+        names: tuple[tuple[str, Hashable], ...] = (("owner", owner), ("user", user), ("group", group))
+        watch.counted = tuple((kind, name) for kind, name in names if name not in {None, ""})
         self._watches[cast("KeyWatch[object]", watch)] = None
-        if owner is not None:
-            self._owned[owner] += 1
-        if user:
-            self._users[user] += 1
+        self._counts.update(watch.counted)
         self._clock.start()
         return watch
 
@@ -202,8 +203,7 @@ class WatchHub:
         assert phases[IN_ROUND] == len(self._round)
         assert phases[WAITING] == len(self._waiting)
         assert self.unread_bytes == sum(watch.unread_bytes for watch in self._watches)
-        assert sum(self._owned.values()) == sum(watch.owner is not None for watch in self._watches)
-        assert +self._users == Counter(watch.user for watch in self._watches if watch.user)
+        assert +self._counts == Counter(one for watch in self._watches for one in watch.counted)
         assert all((watch.phase == ENDED) == (watch.error is not None) for watch in self._watches)
 
     # --- the watches' side
@@ -238,14 +238,10 @@ class WatchHub:
         watch.phase = ENDED
         self._clock.forget(watch)
         del self._watches[watch]
-        if watch.owner is not None:
-            self._owned[watch.owner] -= 1
-            if not self._owned[watch.owner]:
-                del self._owned[watch.owner]
-        if watch.user:
-            self._users[watch.user] -= 1
-            if not self._users[watch.user]:
-                del self._users[watch.user]
+        for counted in watch.counted:
+            self._counts[counted] -= 1
+            if not self._counts[counted]:
+                del self._counts[counted]
         if not self._watches:
             self._stop()
 
@@ -389,13 +385,13 @@ class WatchHub:
 
     def _give(self, watch: KeyWatch[object], revision: int, message: object, size_bytes: int, count: int) -> None:
         assert revision >= watch.next, "a watch is given no revision twice, and none before its first"
-        unread_bytes, limits = watch.unread_bytes, self.limits
+        unread_bytes = watch.unread_bytes
         if (
             unread_bytes
             and watch.phase == LIVE
             and (
-                unread_bytes + size_bytes > limits.max_unread_bytes
-                or self.unread_bytes + size_bytes > limits.max_total_unread_bytes
+                unread_bytes + size_bytes > self.limits.max_unread_bytes
+                or self._is_above_share(unread_bytes + size_bytes, size_bytes)
             )
         ):
             self._cut_off(watch)
@@ -403,9 +399,17 @@ class WatchHub:
         watch.next = revision + 1
         self.sent += count
         watch.give(revision, message, size_bytes)
-        if watch.phase == IN_ROUND and watch.unread_bytes > FULL_BYTES:
+        if watch.phase == IN_ROUND and (watch.unread_bytes > FULL_BYTES or self._is_above_share(watch.unread_bytes, 0)):
             self._round.remove(watch.start_key, watch.end, watch)
             watch.phase = FULL
+
+    def _is_above_share(self, unread_bytes: int, more_bytes: int) -> bool:
+        """Whether a watch with so many unread bytes holds more than its share, while all together have no room.
+
+        Watches within their share go on: clients that don't read can't have those of others cut off.
+        """
+        limit_bytes = self.limits.max_total_unread_bytes
+        return self.unread_bytes + more_bytes > limit_bytes and unread_bytes > limit_bytes // len(self._watches)
 
     # --- inside: how watches end
 
@@ -430,14 +434,18 @@ class WatchHub:
             self._leave(watch)
             watch.fail(error)
 
-    def _check_limits(self, owner: Hashable | None, user: str) -> None:
+    def _check_limits(self, owner: Hashable | None, user: str, group: str) -> None:
         limits = self.limits
         if len(self._watches) >= limits.max_watches:
             raise LimitReached(f"this node has {limits.max_watches} watches already; use another node")
-        if owner is not None and self._owned[owner] >= limits.max_owner_watches:
+        if owner is not None and self._counts["owner", owner] >= limits.max_owner_watches:
             raise LimitReached(f"this connection has {limits.max_owner_watches} watches already")
-        if user and self._users[user] >= limits.max_user_watches:
+        if user and self._counts["user", user] >= limits.max_user_watches:
             raise LimitReached(f"the user {user} has {limits.max_user_watches} watches on this node already")
+        if group and (held := self._counts["group", group]) >= limits.max_watches - len(self._watches):
+            raise LimitReached(
+                f"the clients of {group} have {held} watches here, and the rest is for others: use another node"
+            )
 
     # --- inside: time
 

@@ -17,8 +17,9 @@ EXIT_S: Final = 10.0
 class Etcdctl:
     """Calls return what was printed."""
 
-    def __init__(self, program: str, endpoints: Sequence[str]) -> None:
-        self._command = [program, "--endpoints", ",".join(endpoints)]
+    def __init__(self, program: str, endpoints: Sequence[str], *flags: str) -> None:
+        """`flags` are global ones, given with each call."""
+        self._command = [program, "--endpoints", ",".join(endpoints), *flags]
         self._environment = {**os.environ, "ETCDCTL_API": "3"}
 
     def __call__(self, *arguments: str) -> str:

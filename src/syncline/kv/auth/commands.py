@@ -71,7 +71,10 @@ class UserRemove(msgspec.Struct, array_like=True, gc=False, frozen=True, tag=16,
 
 
 class UserPassword(msgspec.Struct, array_like=True, gc=False, frozen=True, tag=17, forbid_unknown_fields=True):
-    """Change a user's password; None: it has none any more. Its tokens stay."""
+    """Change a user's password; None: it has none any more.
+
+    Its tokens stay, but for those of a login (`TokenRecord.login_revision`).
+    """
 
     name: _Name
     password: PasswordVerifier | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from enum import IntEnum
 from typing import Final, TypeAlias
 
@@ -23,6 +24,7 @@ __all__ = [
     "UserRecord",
     "auth_checksum",
     "encoded_size",
+    "login_text",
 ]
 
 READ: Final = 1
@@ -109,13 +111,29 @@ class TokenRecord(msgspec.Struct, array_like=True, gc=False, frozen=True, tag=3)
     def __repr__(self) -> str:
         return f"TokenRecord({self.id.hex()}, of {self.user!r})"
 
+    @property
+    def login_revision(self) -> int:
+        """The auth revision at which the password was checked that the token was made with (`login_text`); 0: by none.
+
+        Such a token ends when the password is changed.
+        """
+        found = _LOGIN.fullmatch(self.about)
+        return int(found[1]) if found is not None else 0
+
 
 AuthRecord: TypeAlias = AuthSettings | RoleRecord | UserRecord | TokenRecord
+
+_LOGIN: Final = re.compile(r"login of \w+ at revision ([1-9][0-9]{0,18})", re.ASCII)
 
 CHECKSUM_BYTES: Final = 7
 """Bytes of the SHA-256 that a checksum keeps, as a key's does (`kv.digest`)."""
 
 _encode = msgspec.msgpack.Encoder().encode
+
+
+def login_text(program: str, revision: int) -> str:
+    """What a token is for that stands for a password, which was checked at this auth revision."""
+    return f"login of {program} at revision {revision}"
 
 
 def auth_checksum(record: AuthRecord) -> int:

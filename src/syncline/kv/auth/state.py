@@ -99,7 +99,10 @@ class AuthState:
             return False
         if token:
             found = self.tokens.get(token)
-            return found is not None and found.user == user
+            if found is None or found.user != user:
+                return False
+            if not (revision := found.login_revision):
+                return True
         return record.password is not None and record.changed <= revision
 
     @property

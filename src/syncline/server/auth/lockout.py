@@ -6,13 +6,14 @@ passwords that were checked before, don't wait.
 
 from __future__ import annotations
 
-import ipaddress
 from collections import OrderedDict
 from typing import Final
 
 import msgspec
 
-__all__ = ["LockOut", "network_of"]
+from syncline.server.http.networks import network_of
+
+__all__ = ["LockOut"]
 
 FREE_FAILURES: Final = 5
 FIRST_WAIT_S: Final = 1.0
@@ -60,16 +61,3 @@ class LockOut:
     def succeeded(self, user: str, address: str) -> None:
         """The right password: the earlier failures count no more."""
         self._failures.pop((user, network_of(address)), None)
-
-
-def network_of(address: str) -> str:
-    """The address; of IPv6 its network of 64 bits, since one host commonly has all of it."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if parsed.version == 4:
-        return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.ip_network((parsed, 64), strict=False))

@@ -19,7 +19,7 @@ from syncline.kv.auth.records import PasswordVerifier
 from syncline.platform.entropy import Entropy
 from syncline.platform.worker import Worker, Workers
 from syncline.server.api.errors import RequestError
-from syncline.server.auth.lockout import network_of
+from syncline.server.http.networks import network_of
 
 __all__ = ["MAX_PASSWORD_BYTES", "PasswordCost", "Passwords"]
 

@@ -80,12 +80,12 @@ class Principal:
         "_backend",
         "_permissions",
         "_revision",
-        "_verified",
         "_wall_ms",
         "by_password",
         "expires_ms",
         "token",
         "user",
+        "verified",
     )
 
     def __init__(
@@ -104,7 +104,8 @@ class Principal:
         self.by_password: bool = not token
         self.expires_ms: int = expires_ms
         """0: it does not expire."""
-        self._verified = verified  # the auth revision at which the credential was checked
+        self.verified: int = verified
+        """The auth revision at which the credential was checked."""
         self._backend = backend
         self._wall_ms = wall_ms
         self._revision = -1
@@ -119,7 +120,7 @@ class Principal:
         auth = self._backend.store.auth
         found = self._permissions
         if found is None or self._revision != auth.revision or self._auth is not auth:
-            if not auth.is_valid(self.user, self.token, self._verified):
+            if not auth.is_valid(self.user, self.token, self.verified):
                 raise Unauthenticated("the user, its password or the token was changed or removed")
             found = self._permissions = auth.permissions(self.user)
             self._revision, self._auth = auth.revision, auth

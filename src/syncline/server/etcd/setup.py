@@ -19,7 +19,7 @@ from syncline.server.etcd.services.lease import LeaseService
 from syncline.server.etcd.services.lock import LockService
 from syncline.server.etcd.services.maintenance import MaintenanceService
 from syncline.server.etcd.services.snapshot import SnapshotService
-from syncline.server.etcd.services.watch import WatchService
+from syncline.server.etcd.services.watch import PROGRESS_S, WatchService
 from syncline.server.tasks import Tasks
 
 __all__ = ["DEFAULT_REQUEST_BYTES", "open_face"]
@@ -36,13 +36,16 @@ def open_face(
     tasks: Tasks,
     entropy: Entropy,
     max_request_bytes: int = DEFAULT_REQUEST_BYTES,
+    watch_progress_s: float = PROGRESS_S,
 ) -> EtcdFace:
-    """All services of one node. `max_request_bytes`: larger commands are refused."""
+    """All services of one node. `max_request_bytes`: larger commands are refused.
+    `watch_progress_s`: how often a watch that asks for it is told of progress.
+    """
     context = ServiceContext(node, gate, max_request_bytes=max_request_bytes)
     admission = GateAdmission(gate)
     face = EtcdFace(tasks, admission=admission, first=context, audit=CallAudit(gate.audit))
     KvService(context, tasks).add_to(face)
-    WatchService(context, watches).add_to(face)
+    WatchService(context, watches, progress_s=watch_progress_s).add_to(face)
     LeaseService(context).add_to(face)
     ClusterService(context).add_to(face)
     MaintenanceService(context).add_to(face)

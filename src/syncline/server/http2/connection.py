@@ -24,6 +24,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from syncline.server.http.networks import network_of
 from syncline.server.http.shared import FlushedOutput
 from syncline.server.http.state import LINGERING, Link, TotalBytes
 from syncline.server.http2.frames import (
@@ -117,7 +118,7 @@ class Http2Connection(asyncio.Protocol):
             limits, link, held, flush_later=shared.flush_later, closed=self._stream_closed, go_on=self._go_on
         )
         self._output.now_s = now_s
-        self._input = FrameInput(limits, link, held, shared.streams, self._output, self._open)
+        self._input = FrameInput(limits, link, held, self._output, self._open)
         self._address = ""
         self._linger_left = LINGER_BYTES
         self._since_s = now_s
@@ -130,6 +131,7 @@ class Http2Connection(asyncio.Protocol):
         """Take over a connection whose first bytes (`data`) are those of HTTP/2."""
         self._link.transport = transport
         self._address = self._link.address
+        self._input.share = self._shared.streams.join(network_of(self._address))
         transport.set_protocol(self)
         self._output.control(self._shared.greeting)
         self.data_received(data)
@@ -180,6 +182,7 @@ class Http2Connection(asyncio.Protocol):
         self._link.transport = None
         self._input.clear()
         self._output.lost()
+        self._shared.streams.leave(self._input.share)
         self._unregister(self)
 
     # --- streams

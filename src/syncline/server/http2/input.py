@@ -48,7 +48,7 @@ from syncline.server.http2.frames import (
 from syncline.server.http2.header_blocks import HeaderDecoder, RequestHead
 from syncline.server.http2.limits import PAUSE_FRAMES, Http2Limits
 from syncline.server.http2.output import FrameOutput
-from syncline.server.http2.streams import ConnectionBytes, Http2Stream, StreamTotal
+from syncline.server.http2.streams import ConnectionBytes, Http2Stream, StreamShare
 
 __all__ = ["FrameInput", "OpenStream"]
 
@@ -82,12 +82,12 @@ class FrameInput:
         "_open",
         "_output",
         "_rest",
-        "_total",
         "_window",
         "budget",
         "draining",
         "frames",
         "last_stream",
+        "share",
         "streams",
     )
 
@@ -96,16 +96,16 @@ class FrameInput:
         limits: Http2Limits,
         link: Link,
         held: ConnectionBytes,
-        total: StreamTotal,
         output: FrameOutput,
         open_stream: OpenStream,
     ) -> None:
         self._limits = limits
         self._link = link
         self._held = held
-        self._total = total
         self._output = output
         self._open = open_stream
+        self.share: StreamShare
+        """Set before the first byte is read."""
         self._decoder = HeaderDecoder(limits.max_header_bytes)
         self._rest = b""
         self._greeted = False
@@ -269,14 +269,14 @@ class FrameInput:
         self.last_stream = number
         if self.draining:
             return
-        if len(self.streams) >= self._limits.max_streams or self._total.count >= self._limits.max_total_streams:
+        if len(self.streams) >= self._limits.max_streams or self.share.is_full(self._limits.max_total_streams):
             raise StreamFault(REFUSED_STREAM)
         if head is None:
             raise StreamFault(PROTOCOL_ERROR)
         output = self._output
         stream = Http2Stream(number, self._limits.stream_window_bytes, output.initial_window, output.now_s)
         self.streams[number] = stream
-        self._total.count += 1
+        self.share.add(1)
         if flags & END_STREAM:
             stream.remote_ended = True
         self._open(stream, head)
@@ -347,7 +347,7 @@ class FrameInput:
         stream = self.streams.pop(number, None)
         if stream is None:
             return
-        self._total.count -= 1
+        self.share.add(-1)
         self._held.release(stream)
         call, stream.call = stream.call, None
         stream.remote_ended = True
@@ -358,7 +358,7 @@ class FrameInput:
     def closed(self, stream: Http2Stream) -> None:
         """The output has ended a stream."""
         if self.streams.pop(stream.id, None) is not None:
-            self._total.count -= 1
+            self.share.add(-1)
             self._held.release(stream)
         stream.call = None
         stream.body = b""

@@ -21,7 +21,8 @@ class Http2Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Open streams, announced to the client. Clients wait for a stream if there are too many, so long-lived ones (a
     thousand watches) must have room. Each takes some KiB."""
     max_total_streams: int = 20_000
-    """The same of all connections together; further ones are refused, and may be tried again at another node."""
+    """The same of all connections together; further ones are refused, and may be tried again at another node. The
+    connections of one network have as many as are free, so half of them at most (`StreamShare`)."""
     max_header_bytes: int = 16 * KIB
     """Names and values of one header, and 32 bytes for each field, as HTTP/1.1 has it here."""
     stream_window_bytes: int = 2 * MIB + 64 * KIB

@@ -95,12 +95,52 @@ class Http2Stream:
 
 
 class StreamTotal:
-    """Open streams of all connections of a server."""
+    """Open streams of all connections of a server, and by the network of the client (`network_of`)."""
 
-    __slots__ = ("count",)
+    __slots__ = ("_shares", "count")
 
     def __init__(self) -> None:
         self.count: int = 0
+        self._shares: dict[str, StreamShare] = {}
+
+    def join(self, network: str) -> StreamShare:
+        """A connection of this network begins."""
+        share = self._shares.get(network)
+        if share is None:
+            share = self._shares[network] = StreamShare(self, network)
+        share.connections += 1
+        return share
+
+    def leave(self, share: StreamShare) -> None:
+        """It has ended, with all its streams."""
+        share.connections -= 1
+        if not share.connections:
+            self._shares.pop(share.network, None)
+
+
+class StreamShare:
+    """Open streams of the connections of one network.
+
+    A network may have as many streams as are free. So one alone has half of all at most, a second one half of the rest,
+    and each newcomer gets some, whatever the others hold.
+    """
+
+    __slots__ = ("connections", "count", "network", "total")
+
+    def __init__(self, total: StreamTotal, network: str) -> None:
+        self.total: StreamTotal = total
+        self.network: str = network
+        self.count: int = 0
+        self.connections: int = 0
+
+    def is_full(self, limit: int) -> bool:
+        """Whether no further stream may be opened, of `limit` in all."""
+        return self.count >= limit - self.total.count
+
+    def add(self, count: int) -> None:
+        """Count more streams (or, if it is negative, less)."""
+        self.count += count
+        self.total.count += count
 
 
 class ConnectionBytes:

@@ -14,7 +14,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, Protocol
 
 from syncline.node.member_registry import Membership
 from syncline.testing.cluster import LOOK_S, SimCluster
@@ -25,15 +25,24 @@ from syncline.testing.sim.changes import ChangeRecord
 from syncline.testing.sim.disk import DiskFault, Survival
 from syncline.testing.sim.operations import Operator, Unknown
 from syncline.testing.sim.server import Condition, SimServer
-from syncline.testing.sim.watcher import Watcher
 from syncline.testing.sim.workload import Workload
 
-__all__ = ["Claims", "Fault", "Trouble"]
+__all__ = ["Claims", "Fault", "Trouble", "WatchingClient"]
 
 Fault = Callable[["Trouble"], Awaitable[None]]
 
 NOBODY_KNOWS: Final = 1 << 62
 """Stands for the log index of a change that may be made at any time, or never."""
+
+
+class WatchingClient(Protocol):
+    """A client that watches keys. `told` counts the revisions that it was told."""
+
+    told: int
+
+    async def finish(self) -> None:
+        """After the faults: be told what is left."""
+        ...
 
 
 class Claims:
@@ -54,7 +63,7 @@ class Claims:
         """The clients of the run."""
         self.changes: ChangeRecord | None = None
         """All that was applied in the run."""
-        self.watchers: list[Watcher] = []
+        self.watchers: list[WatchingClient] = []
         """Clients that watch keys, until the run is over."""
         self.crews: list[Crew] = []
         """Client processes with locks, until the run is over."""
@@ -75,7 +84,7 @@ class Trouble:
         self.proposed: list[Proposed] = claims.proposed
         self.workload: Workload | None = claims.workload
         self.changes: ChangeRecord | None = claims.changes
-        self.watchers: list[Watcher] = claims.watchers
+        self.watchers: list[WatchingClient] = claims.watchers
         self.crews: list[Crew] = claims.crews
         self.verdict: Verdict = verdict
 

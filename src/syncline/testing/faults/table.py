@@ -11,6 +11,8 @@ from syncline.testing.faults import (
     copies,
     disks,
     etcd_clients,
+    etcd_leases,
+    etcd_watches,
     history,
     joints,
     leases,
@@ -100,6 +102,8 @@ FAULTS: Final[dict[str, Fault]] = {
     "transactions": transactions.transactions,
     "coordination": coordination.coordination,
     "etcd-clients": etcd_clients.etcd_clients,
+    "etcd-watches": etcd_watches.etcd_watches,
+    "etcd-leases": etcd_leases.etcd_leases,
 }
 
 LATER: Final[dict[str, float]] = {
@@ -136,6 +140,8 @@ LATER: Final[dict[str, float]] = {
     "transactions": 0.2,
     "coordination": 0.1,
     "etcd-clients": 0.2,
+    "etcd-watches": 0.15,
+    "etcd-leases": 0.1,
 }
 """The share of seeds that have each of the faults that came when there were seeds already whose failures are
 remembered: drawn apart, so that to most of those seeds nothing has changed."""

@@ -361,6 +361,9 @@ class SimLoop(asyncio.BaseEventLoop):
         context: contextvars.Context | None,
     ) -> asyncio.TimerHandle:
         when_s = self._now_s + delay_s
+        if delay_s > 0.0 and when_s == self._now_s:
+            # By rounding a node's clock may be a trace before the time that it waits for, and must go on from there.
+            when_s = math.nextafter(when_s, math.inf)
         if node is None:
             return super().call_at(when_s, callback, *arguments, context=context)
         step = _NodeCallback(self, node, callback, arguments)

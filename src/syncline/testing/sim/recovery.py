@@ -14,7 +14,7 @@ from syncline.testing.sim.disk import CAPACITY_BYTES
 from syncline.testing.sim.operations import PATIENCE_S, Operator
 from syncline.testing.sim.server import Condition, SimServer
 
-__all__ = ["LEASES_END", "FinalRecovery"]
+__all__ = ["LEASES_END", "LONGEST_TTL_S", "FinalRecovery"]
 
 LEASES_END: Final = "leases end after the faults"
 
@@ -37,7 +37,10 @@ OPERATOR_S: Final = 120.0
 """So soon every change that an operator still has to make is made: far more than several snapshots take."""
 
 LEASE_ELECTIONS: Final = 6
-"""The longest time to live of the leases of a run."""
+"""The longest time to live of the leases of a run, but for those of etcd's interface."""
+
+LONGEST_TTL_S: Final = 4
+"""The same of etcd's interface, where a time to live has whole seconds, two of them at least."""
 
 LEASE_END_S: Final = 3.0
 """Keep-alives and grants that are under way when the clients stop, and an end that is proposed again."""
@@ -138,7 +141,8 @@ class FinalRecovery:
     async def leases(self) -> None:
         """Every lease that no client keeps alive ends: its time, two elections, and what was under way."""
         cluster = self._cluster
-        limit_s = LEASE_END_S + (LEASE_ELECTIONS + 2) * cluster.settings.election_s / SLOWEST_CLOCK
+        election_s = cluster.settings.election_s
+        limit_s = LEASE_END_S + (max(LEASE_ELECTIONS * election_s, LONGEST_TTL_S) + 2 * election_s) / SLOWEST_CLOCK
 
         def ended() -> bool:
             machines = [server.machine for server in cluster.running if not server.retired]

@@ -45,6 +45,9 @@ __all__ = ["HTTP_PORT", "Condition", "SimCrash", "SimServer", "SimWorld"]
 HTTP_PORT: Final = 8080
 """Where the servers of a cluster with `serves_http` listen for clients."""
 
+ETCD_PROGRESS_S: Final = 1.0
+"""Often enough that a watch of a short run is told of its progress."""
+
 Result = TypeVar("Result")
 
 
@@ -235,6 +238,7 @@ class SimServer:
             watches=site.watches,
             tasks=site.tasks,
             entropy=self._cluster.entropy_of(self),
+            watch_progress_s=ETCD_PROGRESS_S,
         )
         JsonGateway(face, site.tasks).add_to(site.router)
 

@@ -7,7 +7,6 @@ revision was compacted, it begins again at the oldest one.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import random
 from typing import Final, NamedTuple
 
@@ -16,15 +15,14 @@ from msgspec import UNSET
 
 from syncline.client.schemas import ErrorAnswer, ErrorBody
 from syncline.client.watch_schemas import ChangeItem, RevisionItem, ValueItem, WatchLine
-from syncline.kv.machine import KvMachine
 from syncline.kv.records import Change, KeyRecord
 from syncline.server.http.request import Request as HttpRequest
 from syncline.server.http.response import Response
-from syncline.server.http.stream import Stream, StreamSource
+from syncline.server.http.stream import Stream
 from syncline.testing.cluster import LOOK_S, SimCluster
 from syncline.testing.invariants.base import Verdict
 from syncline.testing.sim.changes import ChangeRecord
-from syncline.testing.sim.server import SimServer
+from syncline.testing.sim.stream_reader import StreamReader
 
 __all__ = ["COMPLETE", "PROGRESS", "TOLD", "Watcher"]
 
@@ -51,71 +49,6 @@ class _Message(NamedTuple):
     resume: int | None = None
 
 
-class _Connection:
-    """One answer of a server: reads the body inside its process, sometimes slowly, and delivers it outside."""
-
-    def __init__(self, watcher: Watcher, server: SimServer, source: StreamSource, pause_s: float) -> None:
-        self.server = server
-        self.life: int = server.lives
-        self._watcher = watcher
-        self._source = source
-        self._pause_s = pause_s
-        self._outside = contextvars.copy_context()
-        self._scheduled = False
-        self._over = False
-        self._written = 0
-        """The highest revision anywhere when this node began to watch, or woke the reader."""
-        self._before = 0
-        """The same when the mark before was given."""
-
-    @property
-    def is_up(self) -> bool:
-        return not self._over and self.server.running and self.server.lives == self.life
-
-    def begin(self) -> None:
-        """Inside the process: start."""
-        self._before = self._written = self._watcher.record.revision
-        self._source.start(self._wake)
-        self._pump()
-
-    def close(self) -> None:
-        """From outside: leave."""
-        if self.is_up:
-            self._over = True
-            self.server.call(self._source.close)
-
-    def _wake(self) -> None:
-        self._written = self._watcher.record.revision
-        if not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_later(self._pause_s, self._pump)
-
-    def _pump(self) -> None:
-        self._scheduled = False
-        loop = asyncio.get_running_loop()
-        while not self._over:
-            piece = self._source.read()
-            if piece is None:
-                self._over = True
-                self._source.close()
-                return
-            if not piece:
-                return
-            assert isinstance(self.server.machine, KvMachine)
-            applied = self.server.machine.store.revision
-            loop.call_soon(
-                self._watcher.received, self, piece, applied, self._before, self._written, context=self._outside
-            )
-            if self._pause_s:
-                self._scheduled = True
-                loop.call_later(self._pause_s, self._pump)
-                return
-
-    def marked(self, written: int) -> None:
-        """A mark was given when `written` was the highest revision."""
-        self._before = max(self._before, written)
-
-
 class Watcher:
     """One watch, over all its connections. `told` counts the revisions that it was told."""
 
@@ -140,7 +73,7 @@ class Watcher:
         self._stale = rng.random() < 0.4
         self._next = 0
         """All before it was told, or is of no concern; 0: it has not begun."""
-        self._connection: _Connection | None = None
+        self._connection: StreamReader | None = None
 
     async def run(self) -> None:
         """Watch from some revision on, through any server, and leave it sometimes."""
@@ -202,7 +135,7 @@ class Watcher:
         first = _revision_of(answer) + 1
         if self._next == 0:
             self._next = first
-        self._connection = connection = _Connection(self, server, answer.source, pause_s)
+        self._connection = connection = StreamReader(self, server, answer.source, pause_s)
         server.call(connection.begin)
 
     def _request(self) -> HttpRequest:
@@ -221,7 +154,7 @@ class Watcher:
 
     # -- what is told --------------------------------------------------------------------------------------------------
 
-    def received(self, connection: _Connection, piece: bytes, applied: int, before: int, written: int) -> None:
+    def received(self, connection: StreamReader, piece: bytes, applied: int, before: int, written: int) -> None:
         """A piece of the body. The node had applied `applied` when it gave it."""
         if connection is not self._connection:
             return  # it was on its way when the watcher left

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from typing import Final, cast
 
-from syncline.errors import Rejected, SynclineError
+from syncline.errors import SynclineError
 from syncline.kv.auth.commands import (
     AuthCommand,
     AuthSwitch,
@@ -12,14 +14,13 @@ from syncline.kv.auth.commands import (
     RoleAdd,
     RoleRemove,
     TokenAdd,
-    TokenRemove,
     UserAdd,
     UserPassword,
     UserRemove,
     UserRoleChange,
 )
 from syncline.kv.auth.permissions import key_end
-from syncline.kv.auth.records import ROOT, KeyGrant, PasswordVerifier, RoleRecord, UserRecord
+from syncline.kv.auth.records import ROOT, KeyGrant, PasswordVerifier, RoleRecord, UserRecord, login_text
 from syncline.platform.entropy import Entropy
 from syncline.server.auth.passwords import MAX_PASSWORD_BYTES
 from syncline.server.auth.principal import Principal
@@ -40,7 +41,7 @@ has 1000 tokens of a user."""
 MAX_REUSED: Final = 1000
 """Users for which a token is kept."""
 ABOUT: Final = "etcd"
-"""What the tokens are for, in the list of a user's tokens."""
+"""What the tokens are for, in the list of a user's tokens (`login_text`)."""
 
 _READ, _WRITE, _BOTH = 0, 1, 2
 _OPEN_END: Final = b"\0"
@@ -55,6 +56,9 @@ class AuthService:
         self._entropy = entropy
         self._given: dict[str, tuple[bytes, str, int]] = {}
         """By user: the id, the text and the end of the token that was given last."""
+        self._making: dict[tuple[str, int], asyncio.Task[str]] = {}
+        """By user and the revision of its password: the token that is being made. Clients that log in at the same
+        time get the same one: a user has a limited number."""
 
     def add_to(self, face: EtcdFace) -> None:
         """Register the methods."""
@@ -113,15 +117,32 @@ class AuthService:
         user, now_ms = principal.user, round(self._context.gate.wall_ms())
         if (given := self._given.get(user)) is not None:
             token_id, text, expires_ms = given
-            if expires_ms - now_ms > REUSED_MS and token_id in self._context.node.store.auth.tokens:
+            auth = self._context.node.store.auth
+            if expires_ms - now_ms > REUSED_MS and auth.is_valid(user, token_id, auth.revision):
                 return text
+        key = (user, principal.verified)
+        making = self._making.get(key)
+        if making is None:
+            work = self._make_token(principal, caller, now_ms)
+            making = self._making[key] = asyncio.get_running_loop().create_task(work, name="etcd token")
+            making.add_done_callback(partial(self._made, key))
+        return await asyncio.shield(making)
+
+    def _made(self, key: tuple[str, int], making: asyncio.Task[str]) -> None:
+        del self._making[key]
+        if not making.cancelled():
+            making.exception()  # it is retrieved, also if all clients have left
+
+    async def _make_token(self, principal: Principal, caller: EtcdCaller, now_ms: int) -> str:
+        user = principal.user
         text, expires_ms = new_token(self._entropy), now_ms + TOKEN_MS
         hashed = hash_of_token(text.encode())
         assert hashed is not None
         token_id = id_of_token(hashed)
         named = EtcdCaller(timeout_s=caller.timeout_s, address=caller.address, principal=principal)
+        about = login_text(ABOUT, principal.verified)
         await self._context.proposed(
-            TokenAdd(token_id, hashed, user, expires_ms, now_ms, ABOUT), named, frees_space=True
+            TokenAdd(token_id, hashed, user, expires_ms, now_ms, about), named, frees_space=True
         )
         if len(self._given) >= MAX_REUSED:
             self._given.clear()
@@ -165,16 +186,7 @@ class AuthService:
         await self._require_admin(caller)
         await self._context.node.read_index(caller.timeout_s)
         self._user(name)
-        answer = await self._changed(UserPassword(name, await self._verifier(request)), caller)
-        self._given.pop(name, None)
-        tokens = self._context.node.store.auth.tokens.values()
-        for token_id in [one.id for one in tokens if one.user == name and one.about == ABOUT]:
-            try:
-                await self._context.proposed(TokenRemove(token_id), caller, frees_space=True)
-            except Rejected as refusal:
-                if refusal.code != "token_not_found":  # it has made room for another one
-                    raise
-        return answer
+        return await self._changed(UserPassword(name, await self._verifier(request)), caller)
 
     async def grant_role(self, request: Message, caller: EtcdCaller) -> Message:
         """Give a user a role. As in etcd, the role `root` need not be added before."""

@@ -20,9 +20,11 @@ from syncline.server.etcd.errors import (
     etcd_error,
 )
 from syncline.server.etcd.face import EtcdCaller, EtcdFace, Finished
+from syncline.server.etcd.fair_turns import FairTurns
 from syncline.server.etcd.messages import Message
 from syncline.server.etcd.ranges import RangePlan, bounds_of, key_value, no_key
 from syncline.server.etcd.transactions import TxnPlan, lookups_of
+from syncline.server.http.networks import network_of
 from syncline.server.tasks import Tasks
 
 __all__ = ["KvService"]
@@ -32,7 +34,8 @@ MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 in pages, by `limit`."""
 
 MAX_LARGE_READS: Final = 2
-"""Answers of more than a page that are made at a time; others wait. Each takes some 100 MiB."""
+"""Answers of more than a page that are made at a time; others wait, and clients of different
+addresses take turns. Each takes some 100 MiB."""
 
 RECORD_BYTES: Final = 300
 """What a record counts for in an answer beside its key and value: the message that is made of it."""
@@ -44,7 +47,7 @@ class KvService:
     def __init__(self, context: ServiceContext, tasks: Tasks) -> None:
         self._context = context
         self._tasks = tasks
-        self._large = asyncio.Semaphore(MAX_LARGE_READS)
+        self._large = FairTurns(MAX_LARGE_READS)
 
     def add_to(self, face: EtcdFace) -> None:
         """Register the methods."""
@@ -110,7 +113,7 @@ class KvService:
         """Read more than a page."""
         try:
             async with asyncio.timeout(caller.timeout_s):
-                await self._large.acquire()
+                await self._large.acquire(network_of(caller.address))
         except TimeoutError:
             finished(None, EtcdError(UNAVAILABLE, "etcdserver: request timed out"))
             return

@@ -22,11 +22,16 @@ from syncline.server.etcd.errors import UNAVAILABLE, EtcdError, etcd_error
 from syncline.server.etcd.face import EtcdCaller, EtcdFace, Send
 from syncline.server.etcd.messages import Message
 from syncline.server.etcd.ranges import check_key_size, key_value
+from syncline.server.http.networks import network_of
 
-__all__ = ["WatchService"]
+__all__ = ["PROGRESS_S", "WatchService"]
 
 PROGRESS_S: Final = 10.0
 """How often a watch that asks for it is told of progress. (etcd does it every 10 minutes.)"""
+
+AGAIN_S: Final = 0.01
+"""When a request for progress is looked at again, while a watch catches up: not in each turn of the event loop, since
+many clients may ask at once."""
 
 MAX_REQUESTS: Final = 4
 """Requests of one stream that were read and not carried out. Others stay in bytes, which the connection counts."""
@@ -93,9 +98,10 @@ _FORMS: Final = {previous: WatchEventsForm(previous=previous) for previous in (F
 class WatchService:
     """Watches."""
 
-    def __init__(self, context: ServiceContext, hub: WatchHub) -> None:
+    def __init__(self, context: ServiceContext, hub: WatchHub, *, progress_s: float = PROGRESS_S) -> None:
         self._context = context
         self._hub = hub
+        self._progress_s = progress_s
 
     def add_to(self, face: EtcdFace) -> None:
         """Register the method."""
@@ -103,7 +109,7 @@ class WatchService:
 
     async def watch(self, inbox: AsyncIterator[Message], send: Send, caller: EtcdCaller) -> None:
         """Serve one stream until it is cancelled, or its client sends no more and has asked for nothing."""
-        await _WatchStream(self._context, self._hub, send, caller).serve(inbox)
+        await _WatchStream(self._context, self._hub, send, caller, self._progress_s).serve(inbox)
 
 
 def _bounded(request: Message) -> Message:
@@ -134,11 +140,15 @@ class _StreamWatch:
 class _WatchStream:
     """The watches of one stream."""
 
-    def __init__(self, context: ServiceContext, hub: WatchHub, send: Send, caller: EtcdCaller) -> None:
+    def __init__(
+        self, context: ServiceContext, hub: WatchHub, send: Send, caller: EtcdCaller, progress_s: float
+    ) -> None:
         self._context = context
         self._hub = hub
+        self._progress_s = progress_s
         self._send = send
         self._caller = caller
+        self._group = network_of(caller.address)
         self._owner: Hashable = caller.owner if caller.owner is not None else self
         self._user = context.gate.present(caller.principal)
         self._watches: dict[int, _StreamWatch] = {}
@@ -242,9 +252,10 @@ class _WatchStream:
             from_revision=revision,
             puts=_NOPUT not in filters,
             deletes=_NODELETE not in filters,
-            progress_s=PROGRESS_S if create.get("progress_notify") else 0.0,
+            progress_s=self._progress_s if create.get("progress_notify") else 0.0,
             owner=self._owner,
             user=self._caller.principal.user if self._caller.principal is not None else "",
+            group=self._group,
         )
 
     def _wake(self, watch_id: int) -> None:
@@ -276,7 +287,7 @@ class _WatchStream:
     async def _answer_progress(self) -> None:
         """Tell the revision up to which all watches were given their events, unless some must catch up first."""
         if any(watch.watch.phase != LIVE or watch.watch.unread_bytes for watch in self._watches.values()):
-            asyncio.get_running_loop().call_soon(self._work.set)
+            asyncio.get_running_loop().call_later(AGAIN_S, self._work.set)
             return
         self._progress = False
         revision = self._hub.passed if self._watches else self._context.node.store.revision
