@@ -106,13 +106,15 @@ class Dispatcher:
         queue, slot = self._queue, lane.slot
         queue.slots.append(slot)
         queue.in_flight += 1
-        slot.started_s = self._shared.clock()
-        self._shared.total.begin(slot)
+        shared = self._shared
+        slot.started_s = shared.clock()
+        slot.counted = True  # `TotalBytes.begin`, spelled out
+        shared.total.requests += 1
         try:
             lane.handler(lane)
         except Exception as error:  # noqa: BLE001 - one request's fault must not end the others'
             _handler_failed(slot, lane.respond, error)
-        if queue.in_flight >= self._shared.limits.max_in_flight:
+        if queue.in_flight >= shared.limits.max_in_flight:
             self._link.pause_reading()
 
     def start_waiting(self) -> bool:
