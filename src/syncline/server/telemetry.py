@@ -146,6 +146,9 @@ def add_node_metrics(registry: Registry, node: MeasuredNode, store: Callable[[],
     registry.computed(
         "gauge", "syncline_server_leader_contact_seconds", "Age of the last word from the leader.", (), moment.contact
     )
+    registry.computed(
+        "gauge", "syncline_disk_free_bytes", "Free bytes of the log's file system, looked at lately.", (), moment.free
+    )
     for kind, metric, text, read_peer in _PEERS:
         registry.computed(kind, metric, text, PEER_LABELS, partial(moment.of_peers, read_peer))
     for metric, text, read_member in _MEMBERS:
@@ -212,6 +215,10 @@ class _Moment:
     def contact(self) -> list[Sample]:
         age_s = self._node.last_contact_s
         return [] if age_s is None else [((), age_s)]
+
+    def free(self) -> list[Sample]:
+        free_bytes = self.stats.disk_free_bytes
+        return [] if free_bytes is None else [((), free_bytes)]
 
     def compared(self) -> list[Sample]:
         age_s = self.stats.digest_age_s
