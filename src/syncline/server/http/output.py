@@ -92,7 +92,8 @@ class Output:
             _drop(answer)
             return  # the client has gone
         if slot.counted:
-            shared.total.end(slot)
+            slot.counted = False
+            shared.total.requests -= 1
         if type(answer) is not Response:
             if slots[0] is not slot or link.write_paused:
                 slot.answer = answer  # `flush` makes it when it is its turn
@@ -126,7 +127,7 @@ class Output:
 
     def found(self, slot: Slot, head: bytes, body: bytes) -> None:
         """Take an answer of the GET fast path: `answered`, and shorter if it can be written at once."""
-        # On the way of each such read: `_is_free` and `TotalBytes.end` are spelled out.
+        # On the way of each such read: `_is_free` is spelled out.
         queue, shared, link = self._queue, self._shared, self._link
         slots, transport = queue.slots, link.transport
         if (
