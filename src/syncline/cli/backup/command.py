@@ -9,7 +9,7 @@ from typing import Final
 import click
 import msgspec
 
-from syncline.cli.backup.places import place_of, split_place
+from syncline.cli.backup.places import place_of, shown, split_place, without_slash
 from syncline.cli.backup.saving import fetched, reported, save_backup
 from syncline.cli.backup.schedule import BackupPlan, Retention, run_schedule, save_one
 from syncline.cli.common import TTL, Context, Duration, client_command
@@ -69,7 +69,7 @@ async def save(context: Context, *, file: str, stale: bool, without: tuple[str, 
     directory, name = split_place(file)
     with reported(file, as_json=context.as_json):
         if place_of(directory).exists(name):
-            raise Failure(f"{file} exists: name another file", EXIT_USAGE)
+            raise Failure(f"{shown(file)} exists: name another file", EXIT_USAGE)
     facts = await save_backup(context, file, stale=stale, without=without)
     _show(file, facts, as_json=context.as_json)
 
@@ -115,7 +115,7 @@ async def schedule(
         raise click.UsageError(f"--every is {every_s:g} s: the least is {LEAST_EVERY_S:g} s, since names have seconds")
     if not prefix or "/" in prefix:
         raise click.UsageError(f"--prefix is {prefix!r}: it is the begin of a file's name")
-    plan = BackupPlan(target.rstrip("/") or target, prefix, Retention(keep, keep_for_s or 0.0), stale, without)
+    plan = BackupPlan(without_slash(target), prefix, Retention(keep, keep_for_s or 0.0), stale, without)
     if once:
         await save_one(context, plan, _now)
     else:
@@ -165,6 +165,7 @@ def restore(*, file: str, data_dir: str, name: str, without: tuple[str, ...], as
 
 
 def _show(file: str, facts: BackupFacts, *, as_json: bool) -> None:
+    file = shown(file)
     if as_json:
         print_json(
             SavedDocument(file, facts.revision, facts.keys, facts.leases, facts.users, facts.size_bytes, facts.sha256)
