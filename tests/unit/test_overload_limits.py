@@ -9,7 +9,8 @@ from syncline.server.http.limits import HttpLimits
 from syncline.server.http.request import Request
 from syncline.server.http.response import TEXT, Respond, bare
 from syncline.server.http.server import HttpServer
-from tests.helpers.auth_site import AuthWire, bearer, grant
+from tests.helpers.auth_site import PASSWORD, AuthWire, bearer, grant
+from tests.helpers.etcd_wire import GuardedEtcdWire
 from tests.helpers.http_wire import Wire, error_of, get
 from tests.helpers.kv_node import KvWire
 
@@ -60,12 +61,32 @@ async def test_requests_above_the_limit_are_answered_at_once(slow: Slow) -> None
     assert [wire.answers[0].status for wire in wires] == [200] * 3
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health", "/metrics", "/version"])
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health", "/metrics", "/version", "/raft/status"])
 async def test_requests_of_operators_pass_the_limit(slow: Slow, path: str) -> None:
     server, _ = full(slow)
     Wire(server=server).send(get(path))
     assert len(slow.waiting) == 4
     assert server.requests == 4
+
+
+async def test_requests_of_operators_have_a_limit_of_their_own(slow: Slow) -> None:
+    """A readiness check waits for a quorum, and anybody may ask."""
+    server = HttpServer(slow, limits=HttpLimits(max_requests=1, vital_requests=2), wall_time_s=lambda: 0.0)
+    wires = [Wire(server=server) for _ in range(5)]
+    for wire in wires:
+        wire.send(get("/readyz"))
+        await wire.settle()
+    assert len(slow.waiting) == 3
+    assert [wire.answers[0].status for wire in wires[3:]] == [503, 503]
+
+
+@pytest.mark.parametrize("query", ["prefix=wait=", "x=1&await=1s", "prefix=a%26wait=1s"])
+async def test_reads_that_only_look_like_waiting_are_counted(slow: Slow, query: str) -> None:
+    server, _ = full(slow)
+    late = Wire(server=server)
+    late.send(get(f"/keys?{query}"))
+    await late.settle()
+    assert late.answers[0].status == 503
 
 
 async def test_requests_of_lost_connections_are_not_counted(slow: Slow) -> None:
@@ -146,6 +167,15 @@ async def test_refused_requests_of_a_user_are_not_counted() -> None:
     for _ in range(5):
         assert (await wire.ask("PUT", "/key/zzz", b"v", bearer("ann"))).status == 403
         assert (await wire.ask("PUT", "/key/a?x=1", b"v", bearer("ann"))).status == 400
+    assert wire.site.gate._requests.running == {}
+
+
+async def test_logins_of_a_user_at_etcds_interface_are_not_counted_for_good() -> None:
+    """Each would have taken a place for ever: the user could do nothing more until the node is restarted."""
+    wire = GuardedEtcdWire(max_user_requests=2)
+    for _ in range(4):
+        status, document = await wire.post("auth/authenticate", {"name": "ann", "password": PASSWORD})
+        assert status == 200, document
     assert wire.site.gate._requests.running == {}
 
 

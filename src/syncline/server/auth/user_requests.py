@@ -28,7 +28,7 @@ class UserRequests:
         Raises:
             RequestError: the user has too many (429, `limit`).
         """
-        if not self.limit or (b"wait=" in request.query and request.method == "GET"):
+        if not self.limit or request.waits:
             handler(request, respond)
             return
         if self.running[user] >= self.limit:

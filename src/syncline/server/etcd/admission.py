@@ -13,11 +13,12 @@ from syncline.server.auth.principal import Principal
 from syncline.server.etcd.errors import INVALID_ARGUMENT, UNAUTHENTICATED, UNAVAILABLE, EtcdError
 from syncline.server.etcd.face import EtcdCaller
 from syncline.server.http.request import Request
-from syncline.server.http.response import Response
+from syncline.server.http.response import TEXT, Respond, Response, bare
 
 __all__ = ["GateAdmission", "request_of"]
 
 _BEARER: Final = b"Bearer "
+_ADMITTED: Final = bare(200, TEXT, b"")
 
 
 class _EtcdClient:
@@ -64,19 +65,21 @@ class GateAdmission:
     async def _find(self, field: bytes, address: str, refused: EtcdError) -> Principal:
         found: asyncio.Future[Principal] = asyncio.get_running_loop().create_future()
 
-        def admitted(request: Request, _: object) -> None:
-            if found.done():
-                return
-            if request.principal is None:
-                found.set_exception(Unauthenticated("the request has no user"))
-            else:
-                found.set_result(request.principal)
+        def admitted(request: Request, respond: Respond) -> None:
+            if not found.done():
+                if request.principal is None:
+                    found.set_exception(Unauthenticated("the request has no user"))
+                else:
+                    found.set_result(request.principal)
+            respond(_ADMITTED)  # the gate counts it among the user's requests until it is answered
 
         def answered(response: Response) -> None:
             if found.done():
                 return
             if response.status in (401, 403):
                 found.set_exception(refused)
+            elif response.code == "limit":
+                found.set_exception(EtcdError(UNAVAILABLE, "etcdserver: too many requests"))
             elif response.status == 429:
                 text = "etcdserver: too many wrong passwords of this user came from this address: try again later"
                 found.set_exception(EtcdError(UNAVAILABLE, text))

@@ -36,7 +36,9 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Requests in work, of all connections together; above it they are refused at once. At 5,000 requests a second the
     last one waits a second; callers give up after five by default."""
     vital_bytes: int = 16 * MIB
-    """Above `max_total_held_bytes`, for health, metrics and version alone: hundreds of such answers."""
+    """Above `max_total_held_bytes`, for health, metrics, version and status alone: hundreds of such answers."""
+    vital_requests: int = 1_000
+    """The same above `max_requests`: a readiness check waits for a quorum, and needs no credential."""
 
     header_timeout_s: float = 10.0
     """From a request's first byte (or the connection's start) to the end of its header: against slow-header attacks."""
