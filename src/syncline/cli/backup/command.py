@@ -146,21 +146,25 @@ def verify(*, file: str, as_json: bool) -> None:
 )
 @click.option("--name", required=True, help="Name of the first node.")
 @without_option
+@click.option("--open-access", is_flag=True, help="Without users: let clients do everything without credentials.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def restore(*, file: str, data_dir: str, name: str, without: tuple[str, ...], as_json: bool) -> None:
+def restore(*, file: str, data_dir: str, name: str, without: tuple[str, ...], open_access: bool, as_json: bool) -> None:
     """Make DATA-DIR that of the first node of a new cluster, with the state of the backup FILE.
 
     The cluster has a new id. Revisions go on far above those of the backup. Start the node with the same name, then
-    each other one with an empty directory and '--join'.
+    each other one with an empty directory and '--join'. If clients of the cluster needed credentials, those of the new
+    one do, too: to leave out the users takes --open-access.
     """
     path = data_dir.rstrip("/") or data_dir
     with reported(file, as_json=as_json), fetched(file) as local:
         rng = random.SystemRandom()
-        restored = restore_backup(OsDisk(), local, path, name=name, rng=rng, without=without)
+        restored = restore_backup(OsDisk(), local, path, name=name, rng=rng, without=without, open_access=open_access)
     if as_json:
         print_json(restored)
         return
     print_line(f"{path}: node {name} of the new cluster {restored.cluster_id}, at revision {restored.revision}")
+    needed = "the credentials of the backup's" if restored.credentials else "no credentials"
+    print_line(f"Its clients need {needed}.")
     print_line("Start it by `syncline serve`. Then start each other node with an empty directory and `--join`.")
 
 
