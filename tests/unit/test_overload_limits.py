@@ -80,6 +80,38 @@ async def test_requests_of_operators_have_a_limit_of_their_own(slow: Slow) -> No
     assert [wire.answers[0].status for wire in wires[3:]] == [503, 503]
 
 
+@pytest.mark.parametrize(
+    ("data", "statuses"),
+    [
+        (get("/livez"), [200]),
+        (get("/readyz") * 2, [200]),
+        (b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n", [200]),
+        (get("/key/a"), [503]),
+        (get("/livez")[:-2] + b"Content-Length: 3\r\n\r\nabc", [200]),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", [503]),
+    ],
+)
+async def test_connections_of_health_checks_are_taken_above_the_limit(data: bytes, statuses: list[int]) -> None:
+    """A node whose connections are all watches must not be restarted because it can't say that it is well."""
+
+    def handler(request: Request, respond: Respond) -> None:
+        if request.path != b"/held":
+            respond(bare(200, TEXT, b"ok"))
+
+    limits = HttpLimits(max_connections=1, vital_connections=1)
+    first = Wire(server=HttpServer(handler, limits=limits, wall_time_s=lambda: 0.0))
+    first.server.offer_http2(lambda *_: None)
+    first.send(get("/held"))
+    extra = Wire(server=first.server)
+    extra.send(data)
+    await extra.settle()
+    assert [answer.status for answer in extra.answers] == statuses
+    assert extra.answers[0].headers["connection"] == "close"
+    refused = Wire(server=first.server)
+    assert [answer.status for answer in refused.answers] == ([] if extra.transport.closed else [503])
+    assert first.server.requests == 1
+
+
 @pytest.mark.parametrize("query", ["prefix=wait=", "x=1&await=1s", "prefix=a%26wait=1s"])
 async def test_reads_that_only_look_like_waiting_are_counted(slow: Slow, query: str) -> None:
     server, _ = full(slow)

@@ -24,7 +24,7 @@ from syncline.server.http.shared import Shared
 from syncline.server.http.shortcuts import FastGetLane
 from syncline.server.http.state import HeldBytes, Link, Slot, SlotQueue
 
-__all__ = ["Dispatcher"]
+__all__ = ["Dispatcher", "too_many_connections"]
 
 logger: logging.Logger = logging.getLogger("syncline.server")
 
@@ -86,6 +86,11 @@ class Dispatcher:
         request.origin = self._link
         respond = partial(self._answered, slot)
         total = shared.total
+        if self._link.is_extra:
+            slot.close, slot.plain = True, False
+            if not request.path.startswith(VITAL):
+                respond(too_many_connections())
+                return
         if total.bytes > total.limit_bytes and not self._has_share(request.path):
             respond(problem(503, "overloaded", "too much is being sent and asked at once; nothing was done"))
             return
@@ -144,6 +149,11 @@ class Dispatcher:
         """Whether a request is answered though all connections together ask too much."""
         total = self._shared.total
         return path.startswith(VITAL) and total.requests < total.max_requests + self._shared.limits.vital_requests
+
+
+def too_many_connections() -> Response:
+    """The answer above the limit of connections."""
+    return problem(503, "overloaded", "too many connections; try again, or another node")
 
 
 def _handler_failed(slot: Slot, respond: Respond, error: Exception) -> None:

@@ -200,10 +200,17 @@ class HttpServer:
         fault = "it speaks TLS on a port for plain HTTP: its URL must begin with http://, or this node needs TLS"
         self._notices.warn(f"tls {host}", f"closed the client at {host}:{port}", fault, self.shared.now_s)
 
-    def _register(self, connection: ServedConnection) -> bool:
-        """Take a new connection; False if there are too many already, and none of them rests."""
-        room = len(self._connections) < self.shared.limits.max_connections or self._close_resting()
+    def _register(self, connection: HttpConnection) -> bool:
+        """Take a new connection; False if there are too many already, and none of them rests.
+
+        Some above the limit are for health checks, which come by connections of their own.
+        """
+        limits, count = self.shared.limits, len(self._connections)
+        room = count < limits.max_connections or self._close_resting()
         self._connections[connection] = None
+        if not room and count < limits.max_connections + limits.vital_connections:
+            connection.limit_to_vital()
+            return True
         return room
 
     def _close_resting(self) -> bool:
