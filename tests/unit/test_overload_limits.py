@@ -9,8 +9,8 @@ from syncline.server.http.limits import HttpLimits
 from syncline.server.http.request import Request
 from syncline.server.http.response import TEXT, Respond, bare
 from syncline.server.http.server import HttpServer
-from tests.helpers.auth_site import PASSWORD, AuthWire, bearer, grant
-from tests.helpers.etcd_wire import GuardedEtcdWire
+from tests.helpers.auth_site import PASSWORD, AuthWire, bearer, grant, token_of
+from tests.helpers.etcd_wire import GuardedEtcdWire, b64
 from tests.helpers.http_wire import Wire, error_of, get
 from tests.helpers.kv_node import KvWire
 
@@ -188,7 +188,7 @@ async def test_requests_of_one_user_are_limited_and_leave_room_for_others() -> N
     while first.backend.held:
         first.backend.release()
     await first.settle()
-    assert first.site.gate._requests.running == {}
+    assert first.site.gate.user_requests.running == {}
     first.backend.hold = False
     assert (await first.ask("PUT", "/key/a", b"v", bearer("ann"))).status == 200
 
@@ -199,7 +199,7 @@ async def test_refused_requests_of_a_user_are_not_counted() -> None:
     for _ in range(5):
         assert (await wire.ask("PUT", "/key/zzz", b"v", bearer("ann"))).status == 403
         assert (await wire.ask("PUT", "/key/a?x=1", b"v", bearer("ann"))).status == 400
-    assert wire.site.gate._requests.running == {}
+    assert wire.site.gate.user_requests.running == {}
 
 
 async def test_logins_of_a_user_at_etcds_interface_are_not_counted_for_good() -> None:
@@ -208,7 +208,27 @@ async def test_logins_of_a_user_at_etcds_interface_are_not_counted_for_good() ->
     for _ in range(4):
         status, document = await wire.post("auth/authenticate", {"name": "ann", "password": PASSWORD})
         assert status == 200, document
-    assert wire.site.gate._requests.running == {}
+    assert wire.site.gate.user_requests.running == {}
+
+
+async def test_calls_of_a_user_at_etcds_interface_are_limited() -> None:
+    first = GuardedEtcdWire(max_user_requests=1)
+    grant(first.backend, writes=[(b"a", None)])
+    put = {"key": b64("a"), "value": b64("v")}
+    token = f"Authorization: {token_of('ann')}"
+    assert (await first.post("kv/put", put, token))[0] == 200
+    assert first.site.gate.user_requests.running == {}
+    first.backend.hold = True
+    held = AuthConnection(first)
+    held.put("ann")
+    status, document = await first.post("kv/put", put, token)
+    assert (status, document["code"]) == (429, 8), document
+    assert "1 requests of the user ann" in document["error"]
+    first.backend.release()
+    await first.settle()
+    first.backend.hold = False
+    assert (await first.post("kv/put", put, token))[0] == 200
+    assert first.site.gate.user_requests.running == {}
 
 
 async def test_watches_of_one_user_are_limited_and_leave_room_for_others() -> None:

@@ -10,8 +10,9 @@ from syncline.errors import Unauthenticated
 from syncline.server.auth.access import USER
 from syncline.server.auth.gate import AccessGate
 from syncline.server.auth.principal import Principal
-from syncline.server.etcd.errors import INVALID_ARGUMENT, UNAUTHENTICATED, UNAVAILABLE, EtcdError
-from syncline.server.etcd.face import EtcdCaller
+from syncline.server.etcd.errors import INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAUTHENTICATED, UNAVAILABLE, EtcdError
+from syncline.server.etcd.face import EtcdCaller, Finished
+from syncline.server.etcd.messages import Message
 from syncline.server.http.request import Request
 from syncline.server.http.response import TEXT, Respond, Response, bare
 
@@ -54,6 +55,19 @@ class GateAdmission:
         refused = EtcdError(UNAUTHENTICATED, "etcdserver: invalid auth token")
         caller.principal = await self._find(_field(caller.token), caller.address, refused)
 
+    def counted(self, caller: EtcdCaller, finished: Finished) -> Finished:
+        """Count a call among those of its user until `finished`. Raises `RequestError`."""
+        principal = caller.principal
+        end = self._gate.user_requests.begin(principal.user) if principal is not None else None
+        if end is None:
+            return finished
+
+        def ended(answer: Message | None, error: EtcdError | None) -> None:
+            end()
+            finished(answer, error)
+
+        return ended
+
     async def log_in(self, user: str, password: str, address: str) -> Principal:
         """The user behind a password. Raises `EtcdError`."""
         credential = base64.b64encode(f"{user}:{password}".encode("utf-8", "surrogatepass"))
@@ -79,7 +93,7 @@ class GateAdmission:
             if response.status in (401, 403):
                 found.set_exception(refused)
             elif response.code == "limit":
-                found.set_exception(EtcdError(UNAVAILABLE, "etcdserver: too many requests"))
+                found.set_exception(EtcdError(RESOURCE_EXHAUSTED, "etcdserver: too many requests"))
             elif response.status == 429:
                 text = "etcdserver: too many wrong passwords of this user came from this address: try again later"
                 found.set_exception(EtcdError(UNAVAILABLE, text))
