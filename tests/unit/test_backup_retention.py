@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import threading
+import signal
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from syncline.cli.backup import saving, schedule
 from syncline.cli.backup.places import shown, split_place, without_slash
 from syncline.cli.backup.schedule import Retention, abandoned, no_longer_kept
-from syncline.client.backup import read_backup
+from syncline.cli.common import Context
+from syncline.platform.disk import OsDisk
 from tests.helpers.command import syncline
 from tests.helpers.site_server import site_in_thread
 from tests.unit.test_backup_places import names, stop_after
@@ -83,19 +86,16 @@ def test_schedule_removes_the_parts_of_killed_commands(tmp_path: Path) -> None:
 
 def test_two_saves_to_one_file_leave_one_whole_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither writes to the part of the other: the second finds the file of the first."""
-    inner: list[object] = []
+    receive = saving._receive
+    saved: list[str] = []
 
-    async def slow(*arguments: object, **options: object) -> object:
-        if not inner:
-            inner.append(None)
-            run = lambda: inner.append(syncline("backup", "save", str(tmp_path / "b"), endpoints=server.url))  # noqa: E731
-            thread = threading.Thread(target=run)
-            thread.start()
-            thread.join()
-        async for piece in read_backup(*arguments, **options):  # type: ignore[arg-type]
-            yield piece
+    async def slow(context: Context, disk: OsDisk, part: str, *, stale: bool) -> str:
+        if not saved:
+            saved.append(part)
+            await saving.save_backup(context, str(tmp_path / "b"), stale=stale)
+        return await receive(context, disk, part, stale=stale)
 
-    monkeypatch.setattr(saving, "read_backup", slow)
+    monkeypatch.setattr(saving, "_receive", slow)
     with site_in_thread() as server:
         filled(server.backend.machine)
         ran = syncline("backup", "save", str(tmp_path / "b"), endpoints=server.url)
@@ -126,6 +126,31 @@ def test_backup_url_is_printed_without_its_password(tmp_path: Path) -> None:
     assert shown("ftp://u:p@ss@host/a@b") == "ftp://[removed]@host/a@b"
     ran = syncline("backup", "verify", "nowhere://user:hunter2@host/b")
     assert (ran.status, "hunter2" in ran.err, "host/b" in ran.err or "nowhere" in ran.err) == (1, False, True)
+
+
+@pytest.mark.parametrize("arguments", [("save", "{}/b"), ("save", "memory://x/b"), ("schedule", "{}/c", "--once")])
+def test_backup_that_is_terminated_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str]
+) -> None:
+    """What was received has the hashes of passwords. Timers and jobs are ended by SIGTERM."""
+
+    async def endless(*_: object, **__: object) -> AsyncIterator[bytes]:
+        yield b"x"
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.Event().wait()
+
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    monkeypatch.setattr(saving, "read_backup", endless)
+    handler = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        ran = syncline("backup", *(one.format(tmp_path) for one in arguments), endpoints="http://127.0.0.1:1")
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert (ran.status, "interrupted" in ran.error()) == (130, True)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["b\udcff", "ordner/b"])

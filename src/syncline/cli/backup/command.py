@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import random
+import signal
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 
@@ -13,7 +17,7 @@ from syncline.cli.backup.places import place_of, shown, split_place, without_sla
 from syncline.cli.backup.saving import fetched, reported, save_backup
 from syncline.cli.backup.schedule import BackupPlan, Retention, run_schedule, save_one
 from syncline.cli.common import TTL, Context, Duration, client_command
-from syncline.cli.exits import EXIT_USAGE, Failure
+from syncline.cli.exits import EXIT_INTERRUPTED, EXIT_USAGE, Failure
 from syncline.cli.output import print_json, print_line
 from syncline.kv.backup_parts import PARTS
 from syncline.kv.backups import BackupFacts, restore_backup, verify_backup
@@ -70,7 +74,8 @@ async def save(context: Context, *, file: str, stale: bool, without: tuple[str, 
     with reported(file, as_json=context.as_json):
         if place_of(directory).exists(name):
             raise Failure(f"{shown(file)} exists: name another file", EXIT_USAGE)
-    facts = await save_backup(context, file, stale=stale, without=without)
+    with _until_sigterm(context):
+        facts = await save_backup(context, file, stale=stale, without=without)
     _show(file, facts, as_json=context.as_json)
 
 
@@ -117,9 +122,24 @@ async def schedule(
         raise click.UsageError(f"--prefix is {prefix!r}: it is the begin of a file's name")
     plan = BackupPlan(without_slash(target), prefix, Retention(keep, keep_for_s or 0.0), stale, without)
     if once:
-        await save_one(context, plan, _now)
+        with _until_sigterm(context):
+            await save_one(context, plan, _now)
     else:
         await run_schedule(context, plan, every_s, _now)
+
+
+@contextlib.contextmanager
+def _until_sigterm(context: Context) -> Iterator[None]:
+    """End by SIGTERM as by Ctrl-C: what was received so far, with the hashes of passwords, is removed."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        raise Failure("interrupted: no backup was made", EXIT_INTERRUPTED, as_json=context.as_json) from error
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
 
 
 def _now() -> datetime:
