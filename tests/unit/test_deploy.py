@@ -267,6 +267,8 @@ def test_chart_certificates_of_the_handbook_have_all_names() -> None:
         ({"backup": {"enabled": True, "target": "backups", "claim": "c"}}, False),
         ({"backup": {"enabled": True, "claim": "c", "keep": 0}}, False),
         ({"antiAffinity": "require"}, False),
+        ({"settings": {"max_store_bytes": 1 << 30}}, False),
+        ({"settings": {"max_store_bytes": str(1 << 30), "election_s": 2.5, "max_connections": 5000}}, True),
         ({"replicas": 0}, False),
         ({"persistence": {"retain": "Keep"}}, False),
     ],
