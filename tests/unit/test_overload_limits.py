@@ -80,13 +80,35 @@ async def test_requests_of_operators_have_a_limit_of_their_own(slow: Slow) -> No
     assert [wire.answers[0].status for wire in wires[3:]] == [503, 503]
 
 
+async def test_connection_that_can_not_be_written_keeps_no_other_back(
+    slow: Slow, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those behind it in the same turn were never written again, and their requests stayed in work for ever."""
+    server = HttpServer(slow, limits=HttpLimits(max_requests=9), wall_time_s=lambda: 0.0)
+    wires = [Wire(server=server) for _ in range(3)]
+
+    def gone(_: bytes) -> None:
+        raise OSError(107, "Transport endpoint is not connected")
+
+    monkeypatch.setattr(wires[0].transport, "write", gone)
+    for wire in wires:
+        wire.send(get("/b") * 2)  # so that the answers are flushed at the end of the turn
+    while slow.waiting:
+        slow.answer()
+    await wires[1].settle()
+    assert [answer.status for wire in wires[1:] for answer in wire.answers] == [200] * 4
+    assert server.requests == 0
+    assert "can't be written" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("data", "statuses"),
     [
         (get("/livez"), [200]),
-        (get("/readyz") * 2, [200]),
+        (get("/readyz") * 2, [200, 200]),
         (b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n", [200]),
         (get("/key/a"), [503]),
+        (get("/livez") + b"garbage\r\n\r\n", [200, 400]),
         (get("/livez")[:-2] + b"Content-Length: 3\r\n\r\nabc", [200]),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", [503]),
     ],
@@ -106,7 +128,7 @@ async def test_connections_of_health_checks_are_taken_above_the_limit(data: byte
     extra.send(data)
     await extra.settle()
     assert [answer.status for answer in extra.answers] == statuses
-    assert extra.answers[0].headers["connection"] == "close"
+    assert extra.answers[-1].headers["connection"] == "close"
     refused = Wire(server=first.server)
     assert [answer.status for answer in refused.answers] == ([] if extra.transport.closed else [503])
     assert first.server.requests == 1
@@ -147,6 +169,19 @@ async def test_reads_that_wait_for_a_change_take_no_place() -> None:
     wire.send(b"GET /key/a?wait=30s HTTP/1.1\r\nHost: x\r\n\r\n")
     await wire.settle()
     assert wire.server.requests == 0
+
+
+@pytest.mark.parametrize("path", ["/v3/lock/lock", "/v3/election/campaign", "/v3beta/lock/lock"])
+async def test_calls_that_wait_for_a_lock_take_no_place(slow: Slow, path: str) -> None:
+    """Each waits up to a minute, also if its client has left: some would have shut out all others."""
+    server, _ = full(slow)
+    late = Wire(server=server)
+    late.send(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+    assert len(slow.waiting) == 4
+    assert server.requests == 3
+    other = Wire(server=server)
+    other.send(f"POST /key{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+    assert other.answers[0].status == 503
 
 
 async def test_requests_of_the_fast_path_are_counted_and_refused() -> None:

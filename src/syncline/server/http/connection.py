@@ -51,7 +51,7 @@ from syncline.server.http.request import Request
 from syncline.server.http.response import Response
 from syncline.server.http.shared import Shared
 from syncline.server.http.shortcuts import FastGetLane
-from syncline.server.http.state import LINGERING, HeldBytes, Link, Slot, SlotQueue
+from syncline.server.http.state import DRAINING, LINGERING, HeldBytes, Link, Slot, SlotQueue
 from syncline.server.http.time_limits import TimeLimits
 from syncline.server.http2.frames import PREFACE
 
@@ -229,8 +229,9 @@ class HttpConnection(asyncio.Protocol):
     # --- the server's side
 
     def limit_to_vital(self) -> None:
-        """Take one request alone, and only of health, metrics, version or status: there are too many connections."""
+        """Take only requests of health, metrics, version or status, and close then: there are too many connections."""
         self._link.is_extra = True
+        self._link.stage = DRAINING
 
     def rests(self, now_s: float) -> bool:
         """Whether nothing is under way, and was not at the last sweep: it may be closed to make room for another."""

@@ -86,11 +86,9 @@ class Dispatcher:
         request.origin = self._link
         respond = partial(self._answered, slot)
         total = shared.total
-        if self._link.is_extra:
-            slot.close, slot.plain = True, False
-            if not request.path.startswith(VITAL):
-                respond(too_many_connections())
-                return
+        if self._link.is_extra and not request.path.startswith(VITAL):
+            respond(too_many_connections())
+            return
         if total.bytes > total.limit_bytes and not self._has_share(request.path):
             respond(problem(503, "overloaded", "too much is being sent and asked at once; nothing was done"))
             return

@@ -27,7 +27,7 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Beyond it one that rests is closed for a new one; if none rests, the new one is told 503 and closed. Files and
     peers need descriptors too."""
     vital_connections: int = 32
-    """Above `max_connections`, for one request each, of health, metrics, version and status alone. A node whose
+    """Above `max_connections`, for health, metrics, version and status alone. A node whose
     connections are all watches is alive, and must not be restarted for want of an answer."""
     max_in_flight: int = 64
     """Requests of one connection that are being answered at a time; further pipelined ones wait unread."""

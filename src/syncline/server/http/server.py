@@ -242,7 +242,10 @@ class HttpServer:
         outputs, self._to_flush = self._to_flush, []
         for output in outputs:
             output.flush_scheduled = False
-            output.flush()
+            try:
+                output.flush()
+            except Exception as error:  # noqa: BLE001 - one connection's fault must not keep back the others' answers
+                _log.error("the answers of one client can't be written", exc_info=error)
 
     # --- time
 
@@ -256,8 +259,8 @@ class HttpServer:
 
     def _tick(self) -> None:
         assert self._loop is not None
+        self._timer = self._loop.call_later(SWEEP_S, self._tick)  # first: a sweep that fails must not be the last
         self.sweep(self._loop.time())
-        self._timer = self._loop.call_later(SWEEP_S, self._tick)
 
     def _tell_date(self) -> None:
         date = b"Date: %s\r\n" % formatdate(self._wall_time_s(), usegmt=True).encode()

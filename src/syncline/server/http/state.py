@@ -75,7 +75,7 @@ class Link:
 
     def __init__(self) -> None:
         self.is_extra: bool = False
-        """It is above the limit of connections: it ends with its first answer, and has vital ones alone."""
+        """It is above the limit of connections: it drains from its start, and has vital answers alone."""
         self.transport: asyncio.Transport | None = None
         """None before the connection is made, and after it is lost."""
         self.stage: int = OPEN
