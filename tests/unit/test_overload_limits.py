@@ -80,16 +80,18 @@ async def test_requests_of_operators_have_a_limit_of_their_own(slow: Slow) -> No
     assert [wire.answers[0].status for wire in wires[3:]] == [503, 503]
 
 
+@pytest.mark.parametrize(("error", "level"), [(OSError(107, "not connected"), "DEBUG"), (RuntimeError(), "ERROR")])
 async def test_connection_that_can_not_be_written_keeps_no_other_back(
-    slow: Slow, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    slow: Slow, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception, level: str
 ) -> None:
     """Those behind it in the same turn were never written again, and their requests stayed in work for ever."""
     server = HttpServer(slow, limits=HttpLimits(max_requests=9), wall_time_s=lambda: 0.0)
     wires = [Wire(server=server) for _ in range(3)]
 
     def gone(_: bytes) -> None:
-        raise OSError(107, "Transport endpoint is not connected")
+        raise error
 
+    caplog.set_level("DEBUG")
     monkeypatch.setattr(wires[0].transport, "write", gone)
     for wire in wires:
         wire.send(get("/b") * 2)  # so that the answers are flushed at the end of the turn
@@ -98,7 +100,7 @@ async def test_connection_that_can_not_be_written_keeps_no_other_back(
     await wires[1].settle()
     assert [answer.status for wire in wires[1:] for answer in wire.answers] == [200] * 4
     assert server.requests == 0
-    assert "can't be written" in caplog.text
+    assert [one.levelname for one in caplog.records if "can't be written" in one.getMessage()] == [level]
 
 
 @pytest.mark.parametrize(

@@ -244,6 +244,8 @@ class HttpServer:
             output.flush_scheduled = False
             try:
                 output.flush()
+            except OSError as error:  # the client has left at this moment: nothing to tell an operator
+                _log.debug("the answers of one client can't be written: %s", error)
             except Exception as error:  # noqa: BLE001 - one connection's fault must not keep back the others' answers
                 _log.error("the answers of one client can't be written", exc_info=error)
 
