@@ -46,6 +46,22 @@ def test_bench_of_a_running_cluster_measures_it_and_deletes_its_keys(tmp_path: P
     assert rows[4].startswith("verdict: ")
 
 
+def test_bench_of_a_running_cluster_needs_to_be_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable is set in many shells, and keys that were there are nobody's to delete."""
+    with running_server(settings(tmp_path)) as server:
+        monkeypatch.setenv("SYNCLINE_ENDPOINTS", server.http_url)
+        from_environment = syncline("bench", "--seconds", "0.1", endpoints=None)
+        with Client(server.http_url) as kv:
+            kv.put("syncline-bench/mine", b"v")
+            there = syncline("bench", "--endpoints", server.http_url, "--seconds", "0.1")
+            kept = kv.get("syncline-bench/mine")
+            assert kept is not None
+            assert kept.value == b"v"
+            assert kv.count("syncline-bench/") == 1
+    assert (from_environment.status, "SYNCLINE_ENDPOINTS is set" in from_environment.err) == (2, True), from_environment
+    assert (there.status, "there are 1 keys below syncline-bench/" in there.error()) == (1, True)
+
+
 def test_bench_of_this_machine_makes_a_cluster_and_removes_it(tmp_path: Path) -> None:
     ran = syncline("bench", "--json", "--data-dir", str(tmp_path), "--nodes", "1", "--seconds", "0.2")
     assert (ran.status, ran.err) == (0, "")

@@ -135,9 +135,25 @@ def test_backup_without_parts_has_the_rest(
     facts = verify_backup(OsDisk(), str(tmp_path / "reduced"))
     assert (facts.users, facts.leases, facts.keys) == (users, leases, keys)
     options = [part for name in without for part in ("--without", name)]
+    options += ["--open-access"] * ("users" in without)
     ran = syncline("backup", "restore", path, "--data-dir", str(tmp_path / "n"), "--name", "n", "--json", *options)
     assert ran.status == 0, ran
     assert list_snapshots(OsDisk(), str(tmp_path / "n" / "snapshots"))
+
+
+def test_backup_restore_without_users_opens_no_access_by_itself(tmp_path: Path) -> None:
+    """Whether the users are left out now, or were when it was saved."""
+    path, reduced = written(with_users(), tmp_path / "b"), str(tmp_path / "reduced")
+    reduce_backup(OsDisk(), path, reduced, without=("users",))
+    to = ("--data-dir", str(tmp_path / "n"), "--name", "n")
+    for options in ((path, "--without", "users"), (reduced,)):
+        ran = syncline("backup", "restore", *options, *to)
+        assert (ran.status, "accept that with --open-access" in ran.error()) == (2, True), ran
+        assert not (tmp_path / "n").exists()
+    whole = syncline("backup", "restore", path, *to)
+    assert (whole.status, "Its clients need the credentials" in whole.text) == (0, True)
+    opened = syncline("backup", "restore", reduced, "--open-access", "--data-dir", str(tmp_path / "m"), "--name", "m")
+    assert (opened.status, "Its clients need no credentials" in opened.text) == (0, True)
 
 
 async def test_backup_restored_without_users_asks_for_no_credentials(tmp_path: Path) -> None:
@@ -145,7 +161,7 @@ async def test_backup_restored_without_users_asks_for_no_credentials(tmp_path: P
     source = with_users()
     path = written(source, tmp_path / "b")
     rng, without = random.Random(1), ("users", "leases")
-    restored = restore_backup(OsDisk(), path, str(tmp_path / "n"), name="n", rng=rng, without=without)
+    restored = restore_backup(OsDisk(), path, str(tmp_path / "n"), name="n", rng=rng, without=without, open_access=True)
     assert restored.revision > source.store.revision
     machine = KvMachine()
     port = free_block(1)

@@ -16,6 +16,7 @@ import pytest
 
 from syncline.cli.doctor import disk, machine, network
 from syncline.cli.doctor.finding import Finding, verdict_of
+from syncline.errors import ConfigError
 from syncline.platform.disk import OsDisk
 from syncline.platform.resolver import Resolver
 from syncline.server.config import ServerConfig
@@ -217,7 +218,13 @@ def test_doctor_secrets_must_be_for_their_owner(tmp_path: Path) -> None:
     secret.write_text("00" * 32)
     place = config(tmp_path, peer_secret_file=str(secret))
     secret.chmod(0o644)
-    assert told(list(machine.check_secret(place)), "warn", "can be read by other users", "chmod 600")
+    assert told(list(machine.check_secret(place)), "fail", "can be read by other users", "chmod 600")
+    with pytest.raises(ConfigError):
+        place.peer_secrets()
+    key = config(tmp_path, http_tls_key=str(secret), http_tls_cert=str(secret))
+    assert told(list(machine.check_secret(key)), "warn", "http_tls_key", "chmod 600")
+    token = config(tmp_path, join_token_file=str(secret))
+    assert told(list(machine.check_secret(token)), "fail", "join_token_file", "chmod 600")
     secret.chmod(0o600)
     assert told(list(machine.check_secret(place)), "ok", "its owner alone")
     secret.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import jsonschema
 import pytest
 import yaml
 
@@ -240,6 +242,57 @@ def test_chart_renders_documents_that_fit_together(changes: dict[str, object], t
         check_volumes(job_pod, [])
         assert parsed(job_pod["containers"][0]["args"])[0].name == "schedule"
         assert not set(job_pod["containers"][0]["args"]) & {"", None}
+        [endpoints] = [one["value"] for one in job_pod["containers"][0]["env"] if one["name"] == "SYNCLINE_ENDPOINTS"]
+        assert endpoints == "https://kv.db.svc:8080", "the name that the certificates have"
+
+
+def test_chart_certificates_of_the_handbook_have_all_names() -> None:
+    text = (ROOT / "docs" / "operations" / "install.md").read_text()
+    [line] = re.findall(r"^syncline certs node (.*)$", text, re.MULTILINE)
+    files = render({"tls": {"secret": "certs"}, "backup": {"enabled": True, "target": "s3://b"}}, release="syncline")
+    dialled = re.findall(r"https://([^:]+):8080", files["backup.yaml"] + files["NOTES.txt"])
+    assert set(dialled) == {"syncline.default.svc"}
+    named = {one.strip() for one in line.split("--host")[1:]}
+    assert named == {*dialled, "syncline-0.syncline-peers.default.svc"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "good"),
+    [
+        ({}, True),
+        ({"backup": {"enabled": True}}, False),
+        ({"backup": {"enabled": True, "claim": "c"}}, True),
+        ({"backup": {"enabled": True, "target": "s3://bucket/x"}}, True),
+        ({"backup": {"enabled": True, "target": "s3://bucket/x", "claim": "c"}}, False),
+        ({"backup": {"enabled": True, "target": "backups", "claim": "c"}}, False),
+        ({"backup": {"enabled": True, "claim": "c", "keep": 0}}, False),
+        ({"antiAffinity": "require"}, False),
+        ({"settings": {"max_store_bytes": 1 << 30}}, False),
+        ({"settings": {"max_store_bytes": str(1 << 30), "election_s": 2.5, "max_connections": 5000}}, True),
+        ({"replicas": 0}, False),
+        ({"persistence": {"retain": "Keep"}}, False),
+    ],
+)
+def test_chart_schema_refuses_values_that_can_not_work(changes: dict[str, Any], good: bool) -> None:
+    """A backup into a container's own directory fails each hour, since its root is read-only."""
+    values: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
+    for name, value in changes.items():
+        values[name] = {**values[name], **value} if isinstance(value, dict) else value
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert jsonschema.Draft7Validator(schema).is_valid(values) == good
+
+
+def test_dockerfile_has_what_the_backups_of_the_chart_need() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    assert text.count("[etcd-api,fsspec]") == 2
+    assert text.count("${PACKAGES}") == text.count("ARG PACKAGES=") == 2
+
+
+def test_systemd_backup_directory_is_made_by_the_handbook() -> None:
+    path = unit("syncline-backup.service")["ReadWritePaths"]
+    assert re.search(
+        rf"^install -d .*-o syncline .*{path}$", (ROOT / "docs/operations/backup.md").read_text(), re.MULTILINE
+    )
 
 
 def check_volumes(pod: dict[str, Any], claims: list[dict[str, Any]]) -> None:

@@ -113,7 +113,7 @@ async def test_a_refused_client_that_keeps_sending_is_cut_off() -> None:
 
 
 async def test_too_many_connections_are_told_so() -> None:
-    first = Wire(limits=HttpLimits(max_connections=1))
+    first = Wire(limits=HttpLimits(max_connections=1, vital_connections=0))
     second = Wire(server=first.server)
     assert second.answers[0].status == 503
     assert error_of(second.answers[0].body)["code"] == "overloaded"

@@ -149,7 +149,7 @@ async def test_http_deferred_answers_of_a_client_that_left_are_dropped() -> None
 
 async def test_http_resting_connection_is_closed_for_a_new_one() -> None:
     """Clients that hold connections and ask nothing must not lock out the others, nor an operator's probes."""
-    first = holding(limits=HttpLimits(max_connections=3))
+    first = holding(limits=HttpLimits(max_connections=3, vital_connections=0))
     others = [Wire(server=first.server) for _ in range(2)]
     first.send(get("/a"))
     others[0].send(get("/b"))
@@ -165,7 +165,7 @@ async def test_http_resting_connection_is_closed_for_a_new_one() -> None:
 
 
 async def test_http_connection_that_has_just_come_is_not_closed_for_another() -> None:
-    first = holding(limits=HttpLimits(max_connections=2))
+    first = holding(limits=HttpLimits(max_connections=2, vital_connections=0))
     second = Wire(server=first.server)
     refused = Wire(server=first.server)
     assert [answer.status for answer in refused.answers] == [503]

@@ -9,7 +9,8 @@ from syncline.server.http.limits import HttpLimits
 from syncline.server.http.request import Request
 from syncline.server.http.response import TEXT, Respond, bare
 from syncline.server.http.server import HttpServer
-from tests.helpers.auth_site import AuthWire, bearer, grant
+from tests.helpers.auth_site import PASSWORD, AuthWire, bearer, grant, token_of
+from tests.helpers.etcd_wire import GuardedEtcdWire, b64
 from tests.helpers.http_wire import Wire, error_of, get
 from tests.helpers.kv_node import KvWire
 
@@ -60,12 +61,88 @@ async def test_requests_above_the_limit_are_answered_at_once(slow: Slow) -> None
     assert [wire.answers[0].status for wire in wires] == [200] * 3
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health", "/metrics", "/version"])
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health", "/metrics", "/version", "/raft/status"])
 async def test_requests_of_operators_pass_the_limit(slow: Slow, path: str) -> None:
     server, _ = full(slow)
     Wire(server=server).send(get(path))
     assert len(slow.waiting) == 4
     assert server.requests == 4
+
+
+async def test_requests_of_operators_have_a_limit_of_their_own(slow: Slow) -> None:
+    """A readiness check waits for a quorum, and anybody may ask."""
+    server = HttpServer(slow, limits=HttpLimits(max_requests=1, vital_requests=2), wall_time_s=lambda: 0.0)
+    wires = [Wire(server=server) for _ in range(5)]
+    for wire in wires:
+        wire.send(get("/readyz"))
+        await wire.settle()
+    assert len(slow.waiting) == 3
+    assert [wire.answers[0].status for wire in wires[3:]] == [503, 503]
+
+
+@pytest.mark.parametrize(("error", "level"), [(OSError(107, "not connected"), "DEBUG"), (RuntimeError(), "ERROR")])
+async def test_connection_that_can_not_be_written_keeps_no_other_back(
+    slow: Slow, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception, level: str
+) -> None:
+    """Those behind it in the same turn were never written again, and their requests stayed in work for ever."""
+    server = HttpServer(slow, limits=HttpLimits(max_requests=9), wall_time_s=lambda: 0.0)
+    wires = [Wire(server=server) for _ in range(3)]
+
+    def gone(_: bytes) -> None:
+        raise error
+
+    caplog.set_level("DEBUG")
+    monkeypatch.setattr(wires[0].transport, "write", gone)
+    for wire in wires:
+        wire.send(get("/b") * 2)  # so that the answers are flushed at the end of the turn
+    while slow.waiting:
+        slow.answer()
+    await wires[1].settle()
+    assert [answer.status for wire in wires[1:] for answer in wire.answers] == [200] * 4
+    assert server.requests == 0
+    assert [one.levelname for one in caplog.records if "can't be written" in one.getMessage()] == [level]
+
+
+@pytest.mark.parametrize(
+    ("data", "statuses"),
+    [
+        (get("/livez"), [200]),
+        (get("/readyz") * 2, [200, 200]),
+        (b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n", [200]),
+        (get("/key/a"), [503]),
+        (get("/livez") + b"garbage\r\n\r\n", [200, 400]),
+        (get("/livez")[:-2] + b"Content-Length: 3\r\n\r\nabc", [200]),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", [503]),
+    ],
+)
+async def test_connections_of_health_checks_are_taken_above_the_limit(data: bytes, statuses: list[int]) -> None:
+    """A node whose connections are all watches must not be restarted because it can't say that it is well."""
+
+    def handler(request: Request, respond: Respond) -> None:
+        if request.path != b"/held":
+            respond(bare(200, TEXT, b"ok"))
+
+    limits = HttpLimits(max_connections=1, vital_connections=1)
+    first = Wire(server=HttpServer(handler, limits=limits, wall_time_s=lambda: 0.0))
+    first.server.offer_http2(lambda *_: None)
+    first.send(get("/held"))
+    extra = Wire(server=first.server)
+    extra.send(data)
+    await extra.settle()
+    assert [answer.status for answer in extra.answers] == statuses
+    assert extra.answers[-1].headers["connection"] == "close"
+    refused = Wire(server=first.server)
+    assert [answer.status for answer in refused.answers] == ([] if extra.transport.closed else [503])
+    assert first.server.requests == 1
+
+
+@pytest.mark.parametrize("query", ["prefix=wait=", "x=1&await=1s", "prefix=a%26wait=1s"])
+async def test_reads_that_only_look_like_waiting_are_counted(slow: Slow, query: str) -> None:
+    server, _ = full(slow)
+    late = Wire(server=server)
+    late.send(get(f"/keys?{query}"))
+    await late.settle()
+    assert late.answers[0].status == 503
 
 
 async def test_requests_of_lost_connections_are_not_counted(slow: Slow) -> None:
@@ -94,6 +171,19 @@ async def test_reads_that_wait_for_a_change_take_no_place() -> None:
     wire.send(b"GET /key/a?wait=30s HTTP/1.1\r\nHost: x\r\n\r\n")
     await wire.settle()
     assert wire.server.requests == 0
+
+
+@pytest.mark.parametrize("path", ["/v3/lock/lock", "/v3/election/campaign", "/v3beta/lock/lock"])
+async def test_calls_that_wait_for_a_lock_take_no_place(slow: Slow, path: str) -> None:
+    """Each waits up to a minute, also if its client has left: some would have shut out all others."""
+    server, _ = full(slow)
+    late = Wire(server=server)
+    late.send(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+    assert len(slow.waiting) == 4
+    assert server.requests == 3
+    other = Wire(server=server)
+    other.send(f"POST /key{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+    assert other.answers[0].status == 503
 
 
 async def test_requests_of_the_fast_path_are_counted_and_refused() -> None:
@@ -135,7 +225,7 @@ async def test_requests_of_one_user_are_limited_and_leave_room_for_others() -> N
     while first.backend.held:
         first.backend.release()
     await first.settle()
-    assert first.site.gate._requests.running == {}
+    assert first.site.gate.user_requests.running == {}
     first.backend.hold = False
     assert (await first.ask("PUT", "/key/a", b"v", bearer("ann"))).status == 200
 
@@ -146,7 +236,36 @@ async def test_refused_requests_of_a_user_are_not_counted() -> None:
     for _ in range(5):
         assert (await wire.ask("PUT", "/key/zzz", b"v", bearer("ann"))).status == 403
         assert (await wire.ask("PUT", "/key/a?x=1", b"v", bearer("ann"))).status == 400
-    assert wire.site.gate._requests.running == {}
+    assert wire.site.gate.user_requests.running == {}
+
+
+async def test_logins_of_a_user_at_etcds_interface_are_not_counted_for_good() -> None:
+    """Each would have taken a place for ever: the user could do nothing more until the node is restarted."""
+    wire = GuardedEtcdWire(max_user_requests=2)
+    for _ in range(4):
+        status, document = await wire.post("auth/authenticate", {"name": "ann", "password": PASSWORD})
+        assert status == 200, document
+    assert wire.site.gate.user_requests.running == {}
+
+
+async def test_calls_of_a_user_at_etcds_interface_are_limited() -> None:
+    first = GuardedEtcdWire(max_user_requests=1)
+    grant(first.backend, writes=[(b"a", None)])
+    put = {"key": b64("a"), "value": b64("v")}
+    token = f"Authorization: {token_of('ann')}"
+    assert (await first.post("kv/put", put, token))[0] == 200
+    assert first.site.gate.user_requests.running == {}
+    first.backend.hold = True
+    held = AuthConnection(first)
+    held.put("ann")
+    status, document = await first.post("kv/put", put, token)
+    assert (status, document["code"]) == (429, 8), document
+    assert "1 requests of the user ann" in document["error"]
+    first.backend.release()
+    await first.settle()
+    first.backend.hold = False
+    assert (await first.post("kv/put", put, token))[0] == 200
+    assert first.site.gate.user_requests.running == {}
 
 
 async def test_watches_of_one_user_are_limited_and_leave_room_for_others() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from syncline.node.raft import HANDOVER_S
-from syncline.platform.service_manager import ServiceManager
+from syncline.platform.service_manager import LEAST_BEAT_S, ServiceManager
 from syncline.server.config import ServerConfig
 
 STOP_S = 5.0
@@ -50,6 +50,21 @@ async def test_service_manager_is_told_start_ready_beats_and_stop(told: socket.s
         while seen == ["WATCHDOG=1"]:
             seen = await next_lines(told)
         assert seen == ["STOPPING=1", "STATUS=stopping"]
+    finally:
+        manager.close()
+
+
+async def test_service_manager_of_an_absurd_watchdog_does_not_take_the_loop(
+    told: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        manager = ServiceManager.of({"NOTIFY_SOCKET": told.getsockname(), "WATCHDOG_USEC": "1"})
+    assert "too late" in caplog.text
+    loop = asyncio.get_running_loop()
+    manager.ready(loop, "up")
+    try:
+        assert manager._timer is not None
+        assert manager._timer.when() - loop.time() > LEAST_BEAT_S / 2
     finally:
         manager.close()
 

@@ -133,6 +133,40 @@ def test_span_of_an_error_has_its_code_and_no_stages(tracer: Tracer) -> None:
     assert not span.parent.is_valid
 
 
+def test_span_that_can_not_be_made_takes_no_answer(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    """An answer is observed before it is written: an error there would have left the client without it."""
+
+    class Broken(Tracer):
+        def start_span(self, *_: Any, **__: Any) -> RecordedSpan:
+            raise RuntimeError("the exporter's queue is closed")
+
+    monkeypatch.setattr(tracing, "get_tracer", lambda *_: Broken())
+    made, _, seen = traced()
+    for _ in range(3):
+        made.observe("GET /keys", 200, 0.5, Request("GET", b"/keys", b"", {}, b""))
+    assert seen == [("GET /keys", 200)] * 3
+    assert (made.failures, len(caplog.records)) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"00-" + b"0" * 32 + b"-" + b"0" * 16 + b"-01",
+        b"ff-" + TRACE.encode() + b"-" + PARENT.encode() + b"-01",
+        b"00-\xff\xfe-1-1",
+        b"-" * 8000,
+        b"00-" + TRACE.encode() + b"-" + PARENT.encode() + b"-01" * 2000,
+    ],
+)
+def test_span_of_a_forged_parent_has_none(tracer: Tracer, value: bytes) -> None:
+    made, _, _ = traced()
+    headers = {b"traceparent": value, b"tracestate": b"a=\xff," * 2000}
+    made.observe("GET /keys", 200, 0.5, Request("GET", b"/keys", b"", headers, b""))
+    assert not tracer.spans[0].parent.is_valid
+    assert made.failures == 0
+
+
 def test_no_span_of_requests_that_wait_or_come_too_early(tracer: Tracer) -> None:
     made, _, seen = traced()
     made.observe("GET /watch", 200, 30.0)

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from syncline.errors import ConfigError, CorruptionError, UsageError
-from syncline.kv.backup_parts import leave_out
+from syncline.kv.backup_parts import USERS, leave_out
 from syncline.kv.machine import KvMachine
 from syncline.kv.snapshots import KvSnapshot, read_snapshot
 from syncline.node.envelope import FIRST_LEVEL, ClusterLevels, MemberRecord
@@ -42,7 +42,10 @@ FIRST: Final = 1
 
 
 class BackupFacts(msgspec.Struct, frozen=True):
-    """What a backup holds. `summed`: a file with its SHA-256 stands beside it, and agrees."""
+    """What a backup holds. `summed`: a file with its SHA-256 stands beside it, and agrees.
+
+    `credentials`: clients of the cluster needed some. `stripped`: its users were left out, or were all removed.
+    """
 
     revision: int
     keys: int
@@ -51,10 +54,15 @@ class BackupFacts(msgspec.Struct, frozen=True):
     size_bytes: int
     sha256: str
     summed: bool
+    credentials: bool = False
+    stripped: bool = False
 
 
 class RestoredBackup(msgspec.Struct, frozen=True):
-    """The new cluster, and the revision from which it goes on. Ids have 16 hexadecimal digits."""
+    """The new cluster, and the revision from which it goes on. Ids have 16 hexadecimal digits.
+
+    `credentials`: its clients need some.
+    """
 
     cluster_id: str
     node_id: str
@@ -62,6 +70,7 @@ class RestoredBackup(msgspec.Struct, frozen=True):
     data_dir: str
     revision: int
     backup_revision: int
+    credentials: bool = False
 
 
 class _Source(io.RawIOBase):
@@ -105,6 +114,8 @@ def verify_backup(disk: Disk, path: str) -> BackupFacts:
             size_bytes=source.offset,
             sha256=found,
             summed=summed,
+            credentials=store.auth.enabled,
+            stripped=bool(store.auth.revision) and not store.auth.users,
         )
     finally:
         file.close()
@@ -153,15 +164,23 @@ def reduce_backup(disk: Disk, path: str, target: str, *, without: Collection[str
 
 
 def restore_backup(
-    disk: Disk, path: str, data_dir: str, *, name: str, rng: random.Random, without: Collection[str] = ()
+    disk: Disk,
+    path: str,
+    data_dir: str,
+    *,
+    name: str,
+    rng: random.Random,
+    without: Collection[str] = (),
+    open_access: bool = False,
 ) -> RestoredBackup:
     """Make the empty directory `data_dir` that of the first member of a new cluster, with the state of a backup.
 
     Revisions go on far above the backup's, because revisions behind it may have been given to clients. `without`: the
-    `PARTS` that are left out.
+    `PARTS` that are left out. `open_access`: the new cluster may let any client do everything, though the old one
+    did not.
 
     Raises:
-        UsageError: the directory is not empty.
+        UsageError: the directory is not empty; or without users nothing would protect what was protected.
         CorruptionError, FormatVersionError: as `verify_backup`; nothing was changed.
         StorageError: the disk refused, or another process uses the directory.
     """
@@ -170,6 +189,12 @@ def restore_backup(
     except ConfigError as error:
         raise UsageError(str(error)) from error
     facts = verify_backup(disk, path)
+    if not open_access and (facts.stripped or (facts.credentials and USERS in without)):
+        raise UsageError(
+            f"{path} is of a cluster with users, and without them clients of the new one would need no credentials:"
+            " restore a backup with its users; or accept that with --open-access, and add users before other machines"
+            " reach it. Nothing was changed"
+        )
     _check_empty(disk, data_dir)  # before a lock is put there
     lock = lock_directory(disk, data_dir)
     try:
@@ -218,7 +243,15 @@ def _restore(
         view.release()
     new_cluster.begin(disk, data_dir, note)
     new_cluster.complete(disk, data_dir, note)
-    return RestoredBackup(note.cluster_id, note.node_id, name, data_dir, machine.store.revision, facts.revision)
+    return RestoredBackup(
+        note.cluster_id,
+        note.node_id,
+        name,
+        data_dir,
+        machine.store.revision,
+        facts.revision,
+        machine.store.auth.enabled,
+    )
 
 
 def _registry(note: NewCluster, *, users: bool) -> MemberRegistry:

@@ -19,6 +19,9 @@ __all__ = ["ServiceManager"]
 WATCHDOG_SHARE: Final = 1 / 2
 """Of the watchdog's time: sd_watchdog_enabled(3) recommends to tell at each half of it."""
 
+LEAST_BEAT_S: Final = 0.01
+"""A watchdog that wants to be told more often would take the whole event loop: it is told so often, and logged."""
+
 START_LOOK_S: Final = 10.0
 START_EXTENSION_S: Final = 60.0
 """A start may load a large state or wait for a cluster. As long as the loop runs it asks for this much more time."""
@@ -100,7 +103,7 @@ class ServiceManager:
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
         if self.watchdog_s:
             self.tell("WATCHDOG=1")
-            self._timer = loop.call_later(self.watchdog_s * WATCHDOG_SHARE, self._beat, loop)
+            self._timer = loop.call_later(max(LEAST_BEAT_S, self.watchdog_s * WATCHDOG_SHARE), self._beat, loop)
 
     def _cancel(self) -> None:
         if self._timer is not None:
@@ -116,4 +119,7 @@ def _watchdog_s(environment: Mapping[str, str]) -> float:
     if not (text.isascii() and text.isdigit()) or len(text) > 18 or not int(text):
         _log.warning("WATCHDOG_USEC is %.40r and no number of microseconds: the watchdog is told nothing", text)
         return 0.0
-    return int(text) / MICROSECONDS
+    watchdog_s = int(text) / MICROSECONDS
+    if watchdog_s * WATCHDOG_SHARE < LEAST_BEAT_S:
+        _log.warning("WATCHDOG_USEC is %s: the watchdog is told each %g s, which is too late", text, LEAST_BEAT_S)
+    return watchdog_s

@@ -7,6 +7,7 @@ was part of (`slow_log`). While traces are off, nothing of this is called.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
@@ -20,6 +21,8 @@ from syncline.server.slow_log import ReadTimes, waits_on_purpose
 from syncline.version import __version__
 
 __all__ = ["RequestTracing", "TracedStages"]
+
+_log = logging.getLogger("syncline.server.tracing")
 
 NANO: Final = 1_000_000_000
 SERVER_FAULT: Final = 500
@@ -51,6 +54,8 @@ class RequestTracing:
         self._propagator = TraceContextTextMapPropagator()
         self.stages: TracedStages | None = None
         """Set when the node is open: requests before it have no spans."""
+        self.failures: int = 0
+        """Requests without a span because the SDK failed."""
 
     def observe(
         self, route: str, status: int, duration_s: float, request: Request | None = None, code: str = ""
@@ -58,7 +63,15 @@ class RequestTracing:
         """Count one answer, and make its span."""
         self._observe(route, status, duration_s, request, code)
         if self.stages is not None and route and not waits_on_purpose(route, request):
-            self._trace(self.stages, route, status, duration_s, request, code)
+            try:
+                self._trace(self.stages, route, status, duration_s, request, code)
+            except Exception as error:  # noqa: BLE001 - of an SDK or its exporter: the answer must be sent all the same
+                self._note_failure(error)
+
+    def _note_failure(self, error: Exception) -> None:
+        self.failures += 1
+        if self.failures == 1:
+            _log.error("a span could not be made; further ones are not logged", exc_info=error)
 
     def _trace(
         self, stages: TracedStages, route: str, status: int, duration_s: float, request: Request | None, code: str

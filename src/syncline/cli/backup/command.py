@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import random
+import signal
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 
 import click
 import msgspec
 
-from syncline.cli.backup.places import place_of, split_place
+from syncline.cli.backup.places import place_of, shown, split_place, without_slash
 from syncline.cli.backup.saving import fetched, reported, save_backup
 from syncline.cli.backup.schedule import BackupPlan, Retention, run_schedule, save_one
 from syncline.cli.common import TTL, Context, Duration, client_command
-from syncline.cli.exits import EXIT_USAGE, Failure
+from syncline.cli.exits import EXIT_INTERRUPTED, EXIT_USAGE, Failure
 from syncline.cli.output import print_json, print_line
 from syncline.kv.backup_parts import PARTS
 from syncline.kv.backups import BackupFacts, restore_backup, verify_backup
@@ -69,8 +73,9 @@ async def save(context: Context, *, file: str, stale: bool, without: tuple[str, 
     directory, name = split_place(file)
     with reported(file, as_json=context.as_json):
         if place_of(directory).exists(name):
-            raise Failure(f"{file} exists: name another file", EXIT_USAGE)
-    facts = await save_backup(context, file, stale=stale, without=without)
+            raise Failure(f"{shown(file)} exists: name another file", EXIT_USAGE)
+    with _until_sigterm(context):
+        facts = await save_backup(context, file, stale=stale, without=without)
     _show(file, facts, as_json=context.as_json)
 
 
@@ -115,11 +120,26 @@ async def schedule(
         raise click.UsageError(f"--every is {every_s:g} s: the least is {LEAST_EVERY_S:g} s, since names have seconds")
     if not prefix or "/" in prefix:
         raise click.UsageError(f"--prefix is {prefix!r}: it is the begin of a file's name")
-    plan = BackupPlan(target.rstrip("/") or target, prefix, Retention(keep, keep_for_s or 0.0), stale, without)
+    plan = BackupPlan(without_slash(target), prefix, Retention(keep, keep_for_s or 0.0), stale, without)
     if once:
-        await save_one(context, plan, _now)
+        with _until_sigterm(context):
+            await save_one(context, plan, _now)
     else:
         await run_schedule(context, plan, every_s, _now)
+
+
+@contextlib.contextmanager
+def _until_sigterm(context: Context) -> Iterator[None]:
+    """End by SIGTERM as by Ctrl-C: what was received so far, with the hashes of passwords, is removed."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        raise Failure("interrupted: no backup was made", EXIT_INTERRUPTED, as_json=context.as_json) from error
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
 
 
 def _now() -> datetime:
@@ -146,25 +166,30 @@ def verify(*, file: str, as_json: bool) -> None:
 )
 @click.option("--name", required=True, help="Name of the first node.")
 @_without
+@click.option("--open-access", is_flag=True, help="Without users: let clients do everything without credentials.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def restore(*, file: str, data_dir: str, name: str, without: tuple[str, ...], as_json: bool) -> None:
+def restore(*, file: str, data_dir: str, name: str, without: tuple[str, ...], open_access: bool, as_json: bool) -> None:
     """Make DATA-DIR that of the first node of a new cluster, with the state of the backup FILE.
 
     The cluster has a new id. Revisions go on far above those of the backup. Start the node with the same name, then
-    each other one with an empty directory and '--join'.
+    each other one with an empty directory and '--join'. If clients of the cluster needed credentials, those of the new
+    one do, too: to leave out the users takes --open-access.
     """
     path = data_dir.rstrip("/") or data_dir
     with reported(file, as_json=as_json), fetched(file) as local:
         rng = random.SystemRandom()
-        restored = restore_backup(OsDisk(), local, path, name=name, rng=rng, without=without)
+        restored = restore_backup(OsDisk(), local, path, name=name, rng=rng, without=without, open_access=open_access)
     if as_json:
         print_json(restored)
         return
     print_line(f"{path}: node {name} of the new cluster {restored.cluster_id}, at revision {restored.revision}")
+    needed = "the credentials of the backup's" if restored.credentials else "no credentials"
+    print_line(f"Its clients need {needed}.")
     print_line("Start it by `syncline serve`. Then start each other node with an empty directory and `--join`.")
 
 
 def _show(file: str, facts: BackupFacts, *, as_json: bool) -> None:
+    file = shown(file)
     if as_json:
         print_json(
             SavedDocument(file, facts.revision, facts.keys, facts.leases, facts.users, facts.size_bytes, facts.sha256)

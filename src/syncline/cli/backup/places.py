@@ -11,9 +11,10 @@ from typing import Final, Protocol
 
 from syncline.cli.exits import EXIT_FAILED, EXIT_USAGE, Failure
 
-__all__ = ["BackupPlace", "UrlPlace", "is_url", "place_of", "split_place"]
+__all__ = ["BackupPlace", "UrlPlace", "is_url", "place_of", "shown", "split_place", "without_slash"]
 
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")
+_USER_INFO: Final = re.compile(r"://[^/?#\s]*@")
 READ_BYTES: Final = 1 << 20
 
 
@@ -26,8 +27,21 @@ def split_place(path: str) -> tuple[str, str]:
     """The directory and the name in it, of a path or URL."""
     before, slash, name = path.rpartition("/")
     if not name:
-        raise Failure(f"{path} names no file", EXIT_USAGE)
+        raise Failure(f"{shown(path)} names no file", EXIT_USAGE)
+    if is_url(path) and before.endswith(":/"):  # memory://monday: the root
+        before += slash
     return (before or slash or ".", name)
+
+
+def without_slash(path: str) -> str:
+    """A directory without slashes at its end; the root, as a path or URL, as it is."""
+    short = path.rstrip("/")
+    return path if not short or (is_url(path) and short.endswith(":")) else short
+
+
+def shown(path: str) -> str:
+    """A path or URL, or a text with URLs, as it may be printed: without a user and password in it."""
+    return _USER_INFO.sub("://[removed]@", path)
 
 
 class BackupPlace(Protocol):
@@ -82,17 +96,17 @@ class UrlPlace:
     """A directory of a file system of fsspec. Object stores have no renames: a file without its sum is not complete."""
 
     def __init__(self, url: str) -> None:
-        self._url = url.rstrip("/")
+        self._url = without_slash(url)
         try:
             from fsspec.core import url_to_fs
         except ImportError as error:
-            text = f"{url} is a URL, which needs the extra fsspec: pip install 'syncline[fsspec]'"
+            text = f"{shown(url)} is a URL, which needs the extra fsspec: pip install 'syncline[fsspec]'"
             raise Failure(text, EXIT_USAGE, code="extra_missing") from error
         with self._reported(""):
             self._files, self._root = url_to_fs(self._url)
 
     def path(self, name: str) -> str:
-        return f"{self._url}/{name}"
+        return self._url + name if self._url.endswith("/") else f"{self._url}/{name}"
 
     def prepare(self) -> None:
         with self._reported(""):
@@ -109,6 +123,7 @@ class UrlPlace:
 
     def exists(self, name: str) -> bool:
         with self._reported(name):
+            self._files.invalidate_cache()  # others write there, too
             return bool(self._files.exists(self._inner(name)))
 
     def store(self, local: str, name: str, sha256: str) -> None:
@@ -137,10 +152,10 @@ class UrlPlace:
         try:
             yield
         except FileNotFoundError as error:
-            raise Failure(f"{self.path(name)}: No such file or directory", EXIT_FAILED) from error
+            raise Failure(f"{shown(self.path(name))}: No such file or directory", EXIT_FAILED) from error
         except Exception as error:
             where = self.path(name) if name else self._url
-            raise Failure(f"{where}: {type(error).__name__}: {error}", EXIT_FAILED) from error
+            raise Failure(shown(f"{where}: {type(error).__name__}: {error}"), EXIT_FAILED) from error
 
 
 class _Readable(Protocol):
@@ -157,7 +172,7 @@ def _sum(file: _Readable) -> str:
 def _check(found: str, sha256: str, path: str) -> None:
     if found != sha256:
         raise Failure(
-            f"{path} was written and reads differently: it has the SHA-256 {found}, and {sha256} was written",
+            f"{shown(path)} was written and reads differently: it has the SHA-256 {found}, and {sha256} was written",
             EXIT_FAILED,
             code="corruption_error",
         )

@@ -9,13 +9,14 @@ import tempfile
 from collections.abc import Collection, Iterator
 from typing import Final
 
-from syncline.cli.backup.places import UrlPlace, is_url, split_place
+from syncline.cli.backup.places import UrlPlace, is_url, shown, split_place
 from syncline.cli.common import Context, make_client
 from syncline.cli.exits import EXIT_FAILED, Failure, failure_of
 from syncline.client.backup import read_backup
 from syncline.errors import CorruptionError, SynclineError
 from syncline.kv.backups import SUM_SUFFIX, BackupFacts, reduce_backup, verify_backup
 from syncline.platform.disk import OsDisk
+from syncline.platform.entropy import system_entropy
 from syncline.storage.atomic_file import replace_file
 
 __all__ = ["fetched", "reported", "save_backup"]
@@ -37,21 +38,25 @@ async def save_backup(context: Context, path: str, *, stale: bool, without: Coll
 async def _save_to_file(context: Context, file: str, *, stale: bool, without: Collection[str]) -> BackupFacts:
     """The file gets its name when it is complete and checked."""
     disk = OsDisk()
-    part = file + PART_SUFFIX
+    # Of its own name: another command may save to the same file at the same time.
+    part = f"{file}.{system_entropy(4).hex()}{PART_SUFFIX}"
     try:
         digest = await _receive(context, disk, part, stale=stale)
         with reported(file, as_json=context.as_json):
             facts = verify_backup(disk, part)
-            assert facts.sha256 == digest, "the file that was written is the one that was read"
+            if facts.sha256 != digest:
+                raise CorruptionError(f"{part} reads differently from what was written to it", file=part)
             if without:
                 _reduce(disk, part, without)
                 facts = verify_backup(disk, part)
+            if disk.exists(file):
+                raise Failure(f"{file} exists: another command has made it meanwhile", EXIT_FAILED)
             # First: after a crash in between there is a sum without a file, and no file without its sum.
             replace_file(disk, file + SUM_SUFFIX, _sum_line(facts.sha256, file))
             disk.rename(part, file)
             disk.sync_dir(os.path.dirname(file) or ".")
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with reported(part, as_json=context.as_json), contextlib.suppress(FileNotFoundError):
             disk.remove(part)
     return facts
 
@@ -61,7 +66,7 @@ async def _save_to_url(context: Context, url: str, *, stale: bool, without: Coll
     directory, name = split_place(url)
     with reported(url, as_json=context.as_json):
         place = UrlPlace(directory)
-    with tempfile.TemporaryDirectory(prefix="syncline-backup-") as folder:
+    with _temporary_folder(context) as folder:
         local = os.path.join(folder, name)
         facts = await _save_to_file(context, local, stale=stale, without=without)
         with reported(url, as_json=context.as_json):
@@ -70,6 +75,15 @@ async def _save_to_url(context: Context, url: str, *, stale: bool, without: Coll
             # Last: a file without its sum was not completed.
             place.store(local + SUM_SUFFIX, name + SUM_SUFFIX, hashlib.sha256(line).hexdigest())
     return facts
+
+
+@contextlib.contextmanager
+def _temporary_folder(context: Context) -> Iterator[str]:
+    """A directory for a copy, of this user alone. It is removed at the end."""
+    with reported(tempfile.tempdir or "TMPDIR", as_json=context.as_json):
+        folder = tempfile.TemporaryDirectory(prefix="syncline-backup-")
+    with folder as path:
+        yield path
 
 
 @contextlib.contextmanager
@@ -90,8 +104,6 @@ def fetched(path: str) -> Iterator[str]:
 
 async def _receive(context: Context, disk: OsDisk, part: str, *, stale: bool) -> str:
     """Write what the server streams to a file, durably; its SHA-256."""
-    with contextlib.suppress(FileNotFoundError):
-        disk.remove(part)
     digest, offset, unsynced = hashlib.sha256(), 0, 0
     with reported(part, as_json=context.as_json):
         target = disk.open(part, create=True, write=True)
@@ -125,7 +137,7 @@ def _reduce(disk: OsDisk, part: str, without: Collection[str]) -> None:
 
 
 def _sum_line(digest: str, file: str) -> bytes:
-    return f"{digest}  {os.path.basename(file)}\n".encode()
+    return f"{digest}  {os.path.basename(file)}\n".encode("utf-8", "surrogateescape")
 
 
 @contextlib.contextmanager
@@ -141,4 +153,5 @@ def reported(file: str, *, as_json: bool) -> Iterator[None]:
     except SynclineError as error:
         raise failure_of(error, as_json=as_json) from error
     except OSError as error:
-        raise Failure(f"{error.filename or file}: {error.strerror or error}", EXIT_FAILED, as_json=as_json) from error
+        text = f"{shown(str(error.filename or file))}: {error.strerror or error}"
+        raise Failure(text, EXIT_FAILED, as_json=as_json) from error

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from syncline.cli.backup.places import BackupPlace, place_of
+from syncline.cli.backup.places import BackupPlace, place_of, shown
 from syncline.cli.backup.saving import reported, save_backup
 from syncline.cli.common import Context
 from syncline.cli.exits import EXIT_FAILED, Failure
@@ -20,10 +20,14 @@ from syncline.cli.output import print_json, print_line
 from syncline.cli.streams import say
 from syncline.kv.backups import SUM_SUFFIX
 
-__all__ = ["BackupPlan", "Retention", "no_longer_kept", "run_schedule", "save_one"]
+__all__ = ["BackupPlan", "Retention", "abandoned", "no_longer_kept", "run_schedule", "save_one"]
 
 NAME: Final = re.compile(r"(?P<prefix>.+)-(?P<time>\d{8}T\d{6}Z)\.backup")
+PART: Final = re.compile(r"(?P<name>.+\.backup)\.[0-9a-f]+\.part(\.reduced)?")
+"""A backup that is being received, or was when its command was killed."""
 TIME_FORMAT: Final = "%Y%m%dT%H%M%SZ"
+ABANDONED_S: Final = 86_400.0
+"""So long after its begin a part is taken for what a killed command has left."""
 RETRY_S: Final = 60.0
 """After a failed backup the next attempt comes so soon, or at its interval if that is shorter."""
 
@@ -73,30 +77,64 @@ def complete(names: Collection[str], prefix: str) -> list[tuple[datetime, str]]:
     return sorted(found)
 
 
-def no_longer_kept(names: Collection[str], prefix: str, retention: Retention, now: datetime) -> list[str]:
-    """The backups that may be removed, the oldest first. The newest one is always kept."""
-    found = complete(names, prefix)
+def no_longer_kept(
+    names: Collection[str], prefix: str, retention: Retention, now: datetime, *, saved: str = ""
+) -> list[str]:
+    """The backups that may be removed, the oldest first. The newest one is always kept, and so is `saved`.
+
+    Those of the future were made while a clock was wrong. They take no place of another one, and are kept: their true
+    age is not known.
+    """
+    found = [(made, name) for made, name in complete(names, prefix) if made <= now]
     older = found[: max(0, len(found) - max(1, retention.keep))]
-    return [name for made, name in older if (now - made).total_seconds() > retention.keep_for_s]
+    return [name for made, name in older if (now - made).total_seconds() > retention.keep_for_s and name != saved]
+
+
+def abandoned(names: Collection[str], prefix: str, now: datetime) -> list[str]:
+    """What killed commands have left of backups of this prefix."""
+    found: list[str] = []
+    for name in sorted(names):
+        part = PART.fullmatch(name)
+        begun = time_of(part["name"], prefix) if part is not None else None
+        if begun is not None and (now - begun).total_seconds() > ABANDONED_S:
+            found.append(name)
+    return found
+
+
+class RemovalFailure(Failure):
+    """The backup was saved. Old ones could not be removed."""
 
 
 async def save_one(context: Context, plan: BackupPlan, now: Callable[[], datetime]) -> None:
     """Save one backup, and then remove those that are no longer kept."""
     place = place_of(plan.target)
     name = f"{plan.prefix}-{now().strftime(TIME_FORMAT)}.backup"
-    with reported(place.path(name), as_json=context.as_json):
+    path = shown(place.path(name))
+    with reported(path, as_json=context.as_json):
         if place.exists(name):
-            raise Failure(f"{place.path(name)} exists: two schedules write to {plan.target}", EXIT_FAILED)
+            raise Failure(f"{path} exists: two schedules write to {shown(plan.target)}", EXIT_FAILED)
         place.prepare()
     facts = await save_backup(context, place.path(name), stale=plan.stale, without=plan.without)
-    with reported(plan.target, as_json=context.as_json):
-        removed = remove(place, no_longer_kept(place.names(), plan.prefix, plan.retention, now()))
+    try:
+        with reported(plan.target, as_json=context.as_json):
+            removed = remove_old(place, plan, now(), saved=name)
+    except Failure as failure:
+        text = f"{path} was saved, and older backups can't be removed: {failure.message}"
+        raise RemovalFailure(text, EXIT_FAILED, as_json=context.as_json) from failure
     if context.as_json:
-        print_json(ScheduledDocument(place.path(name), facts.revision, facts.size_bytes, facts.sha256, removed))
+        print_json(ScheduledDocument(path, facts.revision, facts.size_bytes, facts.sha256, removed))
         return
-    print_line(f"{place.path(name)}: revision {facts.revision}, {facts.keys} keys, {facts.size_bytes} bytes")
+    print_line(f"{path}: revision {facts.revision}, {facts.keys} keys, {facts.size_bytes} bytes")
     for old in removed:
-        print_line(f"removed {place.path(old)}")
+        print_line(f"removed {shown(place.path(old))}")
+
+
+def remove_old(place: BackupPlace, plan: BackupPlan, now: datetime, *, saved: str) -> list[str]:
+    """Remove what is no longer kept after `saved`; return the removed backups."""
+    names = place.names()
+    for part in abandoned(names, plan.prefix, now):
+        place.remove(part)
+    return remove(place, no_longer_kept(names, plan.prefix, plan.retention, now, saved=saved))
 
 
 def remove(place: BackupPlace, names: Sequence[str]) -> list[str]:
@@ -129,6 +167,8 @@ async def run_schedule(context: Context, plan: BackupPlan, every_s: float, now: 
         try:
             with contextlib.suppress(asyncio.CancelledError):
                 await work
+        except RemovalFailure as failure:  # sooner backups would fill the target
+            say(failure.line)
         except Failure as failure:
             say(failure.line)
             wait_s = min(every_s, RETRY_S)
@@ -136,11 +176,11 @@ async def run_schedule(context: Context, plan: BackupPlan, every_s: float, now: 
 
 def _first_wait_s(context: Context, plan: BackupPlan, every_s: float, now: datetime) -> float:
     with reported(plan.target, as_json=context.as_json):
-        found = complete(place_of(plan.target).names(), plan.prefix)
+        names = place_of(plan.target).names()
+    found = [made for made, _ in complete(names, plan.prefix) if made <= now]
     if not found:
         return 0.0
-    age_s = (now - found[-1][0]).total_seconds()
-    return min(every_s, max(0.0, every_s - age_s))
+    return max(0.0, every_s - (now - found[-1]).total_seconds())
 
 
 async def _stopped(stop: asyncio.Event, wait_s: float) -> bool:

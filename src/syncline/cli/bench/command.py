@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import click
+from click.core import ParameterSource
 
 from syncline.cli.asking import client_tls, request_head
 from syncline.cli.bench.load import Load, Measured, run_load
 from syncline.cli.bench.verdict import DiskSpeed, disk_speed, line_of, verdict_lines
-from syncline.cli.common import Context, Duration, client_command, make_client
+from syncline.cli.common import ENDPOINTS_VARIABLE, Context, Duration, client_command, make_client
 from syncline.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, Failure
 from syncline.cli.output import print_json, print_line
 from syncline.client.endpoints import parse_endpoints
@@ -53,7 +54,8 @@ async def bench(
     """Measure the disk's syncs, then writes and reads of clusters of one and of three nodes on this machine.
 
     The clusters are made in a new directory in --data-dir, and removed. With --endpoints a cluster that runs is
-    measured instead: keys below `syncline-bench/` are written to it, and deleted at the end. Both are a heavy load.
+    measured instead: keys below `syncline-bench/` are written to it, and deleted at the end. Both are a heavy load, so
+    SYNCLINE_ENDPOINTS alone names no cluster here.
     The client runs here, too, so on a machine with few processors it takes a part of what is measured.
     """
     if seconds > LONGEST_S:
@@ -64,6 +66,7 @@ async def bench(
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # what was made is removed
     try:
         if context.endpoints_given:
+            _check_named()
             if data_dir is not None or nodes:
                 raise click.UsageError("--data-dir and --nodes go without --endpoints: for clusters that are made here")
             await _of_running(plan)
@@ -77,6 +80,18 @@ async def bench(
         text = f"the measurement failed: {error.filename or ''} {error.strerror or error}"
         raise Failure(text, EXIT_FAILED, as_json=context.as_json) from error
     plan.end()
+
+
+def _check_named() -> None:
+    """The load is for a cluster that is named for it, and not for the one that other commands are set to."""
+    context = click.get_current_context()
+    if context.get_parameter_source("endpoints") is ParameterSource.ENVIRONMENT and not (
+        context.find_root().params.get("endpoints")
+    ):
+        raise click.UsageError(
+            f"{ENDPOINTS_VARIABLE} is set, and bench is a heavy load: name the cluster with --endpoints; or unset the"
+            " variable, to measure this machine"
+        )
 
 
 class _Measurement:
@@ -138,6 +153,15 @@ class _Measurement:
 
 async def _of_running(plan: _Measurement) -> None:
     urls = parse_endpoints(plan.context.endpoints)
+    async with make_client(plan.context) as client:
+        there = await client.count(PREFIX)
+    if there:  # they would be deleted
+        raise Failure(
+            f"there are {there} keys below {PREFIX}: another bench runs, or was killed, or they are yours. Delete them"
+            f" with: syncline del {PREFIX} --prefix",
+            EXIT_FAILED,
+            as_json=plan.context.as_json,
+        )
     plan.say(f"measures {', '.join(urls)} with keys below {PREFIX}")
     try:
         await _fill(plan)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from syncline.cli.doctor.disk import shown_ms
-from syncline.cli.doctor.finding import Finding
+from syncline.cli.doctor.finding import Finding, Verdict
 from syncline.platform.memory import memory_bytes
 from syncline.server.config import ServerConfig
 from syncline.version import __version__
@@ -22,6 +22,9 @@ OWN_DESCRIPTORS: Final = 128
 """Kept for files and peers, beside the clients (`platform.descriptors`)."""
 
 SMALL_MEMORY_BYTES: Final = 256 << 20
+
+REFUSED_IF_OPEN: Final = ("peer_secret_file", "join_token_file")
+"""Settings with a file that a node does not use if other users can read it."""
 
 TICK_S, TICKS = 0.005, 60
 """Timers of the measurement: 0.3 s in all."""
@@ -87,9 +90,9 @@ async def check_timers(config: ServerConfig) -> Finding:
 
 
 def check_secret(config: ServerConfig) -> Iterator[Finding]:
-    """Whether the files with secrets are for their owner alone."""
-    for name, path in (("peer_secret_file", config.peer_secret_file), ("peer_tls_key", config.peer_tls_key),
-                       ("http_tls_key", config.http_tls_key)):  # fmt: skip
+    """Whether the files with secrets are for their owner alone. A node refuses files that are not, but for keys."""
+    for name in (*REFUSED_IF_OPEN, "peer_tls_key", "http_tls_key"):
+        path = str(getattr(config, name) or "")
         if not path:
             continue
         try:
@@ -98,7 +101,8 @@ def check_secret(config: ServerConfig) -> Iterator[Finding]:
             yield Finding("permissions", "fail", f"{name} {path}: {error.strerror}", "Name another file")
             continue
         if mode & 0o077:
-            yield Finding("permissions", "warn", f"{name} {path} can be read by other users", f"chmod 600 {path}")
+            verdict: Verdict = "fail" if name in REFUSED_IF_OPEN else "warn"
+            yield Finding("permissions", verdict, f"{name} {path} can be read by other users", f"chmod 600 {path}")
         elif not os.access(path, os.R_OK):
             yield Finding("permissions", "fail", f"{name} {path} can't be read by this user", f"chown USER {path}")
         else:

@@ -109,7 +109,7 @@ class AccessGate:
         """`explain` makes an answer of an error, and is told whether the request only reads. `max_user_requests` of one
         user are answered at a time (0: no limit).
         """
-        self._requests = UserRequests(max_user_requests)
+        self.user_requests: UserRequests = UserRequests(max_user_requests)
         self._backend = backend
         self._clock = clock
         self._wall = wall
@@ -149,7 +149,7 @@ class AccessGate:
         if principal is not None and access.by_keys:  # most requests
             request.principal = principal
             try:
-                self._requests.call(principal.user, handler, request, respond)
+                self.user_requests.call(principal.user, handler, request, respond)
             except PermissionDenied as refusal:
                 asked = _Asked(request, respond, handler, access, query, argument, field)
                 self._confirm_refusal(asked, refusal)
@@ -184,7 +184,7 @@ class AccessGate:
                 raise denied("do this: it takes the role 'root'")
             if access.operation is not None and access.operation not in permissions.operations:
                 raise denied(f"do this: no role of the user allows the operation {access.operation.name.lower()!r}")
-            self._requests.call(principal.user, asked.handler, request, asked.respond)
+            self.user_requests.call(principal.user, asked.handler, request, asked.respond)
         except PermissionDenied as refusal:
             if asked.confirmed:
                 asked.respond(error_response(refusal))

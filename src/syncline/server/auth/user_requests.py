@@ -28,18 +28,36 @@ class UserRequests:
         Raises:
             RequestError: the user has too many (429, `limit`).
         """
-        if not self.limit or (b"wait=" in request.query and request.method == "GET"):
+        if not self.limit or request.waits:
             handler(request, respond)
             return
-        if self.running[user] >= self.limit:
-            text = f"{self.limit} requests of the user {user} are being answered by this node; nothing was done"
-            raise RequestError(text, status=429, code="limit")
+        self._check(user)
         counted = _CountedAnswer(self.running, user, respond)
         try:
             handler(request, counted)
         except BaseException:
             counted.end()
             raise
+
+    def begin(self, user: str) -> Callable[[], None] | None:
+        """Count a request of another interface; what is to be called at its end, None without a limit.
+
+        Raises:
+            RequestError: the user has too many (429, `limit`).
+        """
+        if not self.limit:
+            return None
+        self._check(user)
+        return _CountedAnswer(self.running, user, _nowhere).end
+
+    def _check(self, user: str) -> None:
+        if self.running.get(user, 0) >= self.limit:
+            text = f"{self.limit} requests of the user {user} are being answered by this node; nothing was done"
+            raise RequestError(text, status=429, code="limit")
+
+
+def _nowhere(response: Response) -> None:
+    """The answer of a request that is answered by other means."""
 
 
 class _CountedAnswer:

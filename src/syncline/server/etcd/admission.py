@@ -10,14 +10,16 @@ from syncline.errors import Unauthenticated
 from syncline.server.auth.access import USER
 from syncline.server.auth.gate import AccessGate
 from syncline.server.auth.principal import Principal
-from syncline.server.etcd.errors import INVALID_ARGUMENT, UNAUTHENTICATED, UNAVAILABLE, EtcdError
-from syncline.server.etcd.face import EtcdCaller
+from syncline.server.etcd.errors import INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAUTHENTICATED, UNAVAILABLE, EtcdError
+from syncline.server.etcd.face import EtcdCaller, Finished
+from syncline.server.etcd.messages import Message
 from syncline.server.http.request import Request
-from syncline.server.http.response import Response
+from syncline.server.http.response import TEXT, Respond, Response, bare
 
 __all__ = ["GateAdmission", "request_of"]
 
 _BEARER: Final = b"Bearer "
+_ADMITTED: Final = bare(200, TEXT, b"")
 
 
 class _EtcdClient:
@@ -53,6 +55,19 @@ class GateAdmission:
         refused = EtcdError(UNAUTHENTICATED, "etcdserver: invalid auth token")
         caller.principal = await self._find(_field(caller.token), caller.address, refused)
 
+    def counted(self, caller: EtcdCaller, finished: Finished) -> Finished:
+        """Count a call among those of its user until `finished`. Raises `RequestError`."""
+        principal = caller.principal
+        end = self._gate.user_requests.begin(principal.user) if principal is not None else None
+        if end is None:
+            return finished
+
+        def ended(answer: Message | None, error: EtcdError | None) -> None:
+            end()
+            finished(answer, error)
+
+        return ended
+
     async def log_in(self, user: str, password: str, address: str) -> Principal:
         """The user behind a password. Raises `EtcdError`."""
         credential = base64.b64encode(f"{user}:{password}".encode("utf-8", "surrogatepass"))
@@ -64,19 +79,21 @@ class GateAdmission:
     async def _find(self, field: bytes, address: str, refused: EtcdError) -> Principal:
         found: asyncio.Future[Principal] = asyncio.get_running_loop().create_future()
 
-        def admitted(request: Request, _: object) -> None:
-            if found.done():
-                return
-            if request.principal is None:
-                found.set_exception(Unauthenticated("the request has no user"))
-            else:
-                found.set_result(request.principal)
+        def admitted(request: Request, respond: Respond) -> None:
+            if not found.done():
+                if request.principal is None:
+                    found.set_exception(Unauthenticated("the request has no user"))
+                else:
+                    found.set_result(request.principal)
+            respond(_ADMITTED)  # the gate counts it among the user's requests until it is answered
 
         def answered(response: Response) -> None:
             if found.done():
                 return
             if response.status in (401, 403):
                 found.set_exception(refused)
+            elif response.code == "limit":
+                found.set_exception(EtcdError(RESOURCE_EXHAUSTED, "etcdserver: too many requests"))
             elif response.status == 429:
                 text = "etcdserver: too many wrong passwords of this user came from this address: try again later"
                 found.set_exception(EtcdError(UNAVAILABLE, text))

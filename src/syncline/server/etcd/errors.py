@@ -142,7 +142,7 @@ def etcd_error(error: BaseException) -> EtcdError:
         case MembershipError() | Rejected():
             return EtcdError(FAILED_PRECONDITION, f"etcdserver: {error}")
         case RequestError():
-            code = UNAVAILABLE if error.status == 503 else INVALID_ARGUMENT
+            code = {503: UNAVAILABLE, 429: RESOURCE_EXHAUSTED}.get(error.status, INVALID_ARGUMENT)
             return EtcdError(code, f"etcdserver: {error}")
         case ConfigError():  # such as an address that none can be
             return EtcdError(INVALID_ARGUMENT, f"etcdserver: {error}")

@@ -81,6 +81,10 @@ class CallerAdmission(Protocol):
         """Set the caller's principal. Raises `EtcdError`."""
         ...
 
+    def counted(self, caller: EtcdCaller, finished: Finished) -> Finished:
+        """Count a call among those of its user until `finished`. Raises `RequestError` if the user has too many."""
+        ...
+
 
 class CallObserver(Protocol):
     """Notes how calls end (`audit.py`)."""
@@ -213,6 +217,16 @@ class EtcdFace:
         if not self._is_prepared(method, caller):
             self._tasks.spawn(self._start_later(method, request, caller, finished), name=method.name)
             return
+        self._start_counted(method, request, caller, finished)
+
+    def _start_counted(self, method: Method, request: Message, caller: EtcdCaller, finished: Finished) -> None:
+        """`_start`, within the limit of the user. What a call asks for itself, such as a lock, is not counted."""
+        if self._admission is not None and caller.principal is not None:
+            try:
+                finished = self._admission.counted(caller, finished)
+            except Exception as error:  # noqa: BLE001 - becomes the answer
+                finished(None, etcd_error(error))
+                return
         self._start(method, request, caller, finished)
 
     def _start(self, method: Method, request: Message, caller: EtcdCaller, finished: Finished) -> None:
@@ -234,7 +248,7 @@ class EtcdFace:
         except Exception as error:  # noqa: BLE001 - becomes the answer, and a fault is logged there
             finished(None, etcd_error(error))
             return
-        self._start(method, request, caller, finished)
+        self._start_counted(method, request, caller, finished)
 
     async def stream(self, method: Method, inbox: AsyncIterator[Message], send: Send, caller: EtcdCaller) -> None:
         """Carry out a call whose answer is a stream: messages go out by `send`, and it has ended when this returns.

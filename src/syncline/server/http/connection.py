@@ -43,8 +43,7 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-from syncline.server.api.errors import problem
-from syncline.server.http.dispatch import Dispatcher
+from syncline.server.http.dispatch import Dispatcher, too_many_connections
 from syncline.server.http.input import Input
 from syncline.server.http.output import Output
 from syncline.server.http.parser import ENDED, IDLE, SLICE_BYTES, START, RequestReader
@@ -52,7 +51,7 @@ from syncline.server.http.request import Request
 from syncline.server.http.response import Response
 from syncline.server.http.shared import Shared
 from syncline.server.http.shortcuts import FastGetLane
-from syncline.server.http.state import LINGERING, HeldBytes, Link, Slot, SlotQueue
+from syncline.server.http.state import DRAINING, LINGERING, HeldBytes, Link, Slot, SlotQueue
 from syncline.server.http.time_limits import TimeLimits
 from syncline.server.http2.frames import PREFACE
 
@@ -113,7 +112,7 @@ class HttpConnection(asyncio.Protocol):
         if self._shared.closed:
             transport.abort()  # it came in while the port was being closed
         elif not self._register(self):
-            self._refuse(problem(503, "overloaded", "too many connections; try again, or another node"))
+            self._refuse(too_many_connections())
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - a client may leave as it likes
         self._link.transport = None
@@ -173,7 +172,7 @@ class HttpConnection(asyncio.Protocol):
         slot = Slot(request, False, False, True)
         slots.append(slot)
         self._dispatcher.start(slot)
-        if lane is None and request.method == "GET":
+        if lane is None and request.method == "GET" and not self._link.is_extra:
             self._open_lane(request, data)
         if not self._dispatcher.has_room():
             link.pause_reading()
@@ -188,6 +187,8 @@ class HttpConnection(asyncio.Protocol):
             return data
         if len(data) < len(PREFACE):
             self._first = data
+        elif self._link.is_extra:
+            self._refuse(too_many_connections())
         else:
             begin(self, transport, data)
         return b""
@@ -226,6 +227,11 @@ class HttpConnection(asyncio.Protocol):
             )
 
     # --- the server's side
+
+    def limit_to_vital(self) -> None:
+        """Take only requests of health, metrics, version or status, and close then: there are too many connections."""
+        self._link.is_extra = True
+        self._link.stage = DRAINING
 
     def rests(self, now_s: float) -> bool:
         """Whether nothing is under way, and was not at the last sweep: it may be closed to make room for another."""

@@ -7,8 +7,8 @@ loop, a share per turn. If the answer before each one started it, the stack woul
 
 Limits. At most `max_in_flight` requests run, and at most `max_held_bytes` of bodies and answers are held. Nothing
 starts while the client does not read. All connections together hold `max_total_held_bytes`; above it requests are
-refused with 503, and so are requests above `max_requests` in work. Health, metrics and version pass, with a share of
-the memory of their own.
+refused with 503, and so are requests above `max_requests` in work. Health, metrics, version and status pass, with a
+share of the memory, and of the requests, of their own.
 """
 
 from __future__ import annotations
@@ -19,17 +19,16 @@ from functools import partial
 from typing import Final
 
 from syncline.server.api.errors import internal_error, problem
-from syncline.server.http.request import Request
 from syncline.server.http.response import Respond, Response
 from syncline.server.http.shared import Shared
 from syncline.server.http.shortcuts import FastGetLane
 from syncline.server.http.state import HeldBytes, Link, Slot, SlotQueue
 
-__all__ = ["Dispatcher"]
+__all__ = ["Dispatcher", "too_many_connections"]
 
 logger: logging.Logger = logging.getLogger("syncline.server")
 
-VITAL: Final = (b"/livez", b"/readyz", b"/health", b"/metrics", b"/version")
+VITAL: Final = (b"/livez", b"/readyz", b"/health", b"/metrics", b"/version", b"/raft/status")
 """What an operator's tools ask: they must be answered above all when a node has too much to do."""
 
 
@@ -87,11 +86,14 @@ class Dispatcher:
         request.origin = self._link
         respond = partial(self._answered, slot)
         total = shared.total
+        if self._link.is_extra and not request.path.startswith(VITAL):
+            respond(too_many_connections())
+            return
         if total.bytes > total.limit_bytes and not self._has_share(request.path):
             respond(problem(503, "overloaded", "too much is being sent and asked at once; nothing was done"))
             return
-        if not request.query or not _waits(request):
-            if total.requests >= total.max_requests and not request.path.startswith(VITAL):
+        if not request.waits:
+            if total.requests >= total.max_requests and not self._has_place(request.path):
                 text = f"this node answers {total.requests} requests already; nothing was done"
                 respond(problem(503, "overloaded", text))
                 return
@@ -144,10 +146,15 @@ class Dispatcher:
         total = self._shared.total
         return path.startswith(VITAL) and total.bytes <= total.limit_bytes + self._shared.limits.vital_bytes
 
+    def _has_place(self, path: bytes) -> bool:
+        """Whether a request is answered though all connections together ask too much."""
+        total = self._shared.total
+        return path.startswith(VITAL) and total.requests < total.max_requests + self._shared.limits.vital_requests
 
-def _waits(request: Request) -> bool:
-    """Whether it waits for a change: a minute, without work. The watches have limits of their own."""
-    return request.method == "GET" and b"wait=" in request.query
+
+def too_many_connections() -> Response:
+    """The answer above the limit of connections."""
+    return problem(503, "overloaded", "too many connections; try again, or another node")
 
 
 def _handler_failed(slot: Slot, respond: Respond, error: Exception) -> None:

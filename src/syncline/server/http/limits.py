@@ -26,6 +26,9 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: int = 10_000
     """Beyond it one that rests is closed for a new one; if none rests, the new one is told 503 and closed. Files and
     peers need descriptors too."""
+    vital_connections: int = 32
+    """Above `max_connections`, for health, metrics, version and status alone. A node whose
+    connections are all watches is alive, and must not be restarted for want of an answer."""
     max_in_flight: int = 64
     """Requests of one connection that are being answered at a time; further pipelined ones wait unread."""
     max_held_bytes: int = 4 * MIB
@@ -36,7 +39,9 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Requests in work, of all connections together; above it they are refused at once. At 5,000 requests a second the
     last one waits a second; callers give up after five by default."""
     vital_bytes: int = 16 * MIB
-    """Above `max_total_held_bytes`, for health, metrics and version alone: hundreds of such answers."""
+    """Above `max_total_held_bytes`, for health, metrics, version and status alone: hundreds of such answers."""
+    vital_requests: int = 1_000
+    """The same above `max_requests`: a readiness check waits for a quorum, and needs no credential."""
 
     header_timeout_s: float = 10.0
     """From a request's first byte (or the connection's start) to the end of its header: against slow-header attacks."""

@@ -32,6 +32,9 @@ __all__ = [
 MAX_PARAMETERS: Final = 32
 """Parameters in one query; no route takes half as many."""
 
+_WAITING: Final = (b"/lock/lock", b"/election/campaign")
+"""Of etcd's gateway: the methods that wait for other clients."""
+_LONG_POLL: Final = re.compile(rb"(?:^|&)wait=")
 _BAD_PERCENT: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 DURATION_PATTERN: Final = r"([0-9]{1,10}(?:\.[0-9]{1,9})?)(ms|s|m|h)?"
 """A time as parameters have it, as a regular expression of Python and of JSON Schema."""
@@ -74,6 +77,16 @@ class Request(msgspec.Struct, eq=False, gc=False):
     """The connection that it came by."""
     principal: Principal | None = None
     """The user that it is of, while clients need credentials."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for a change, or for a lock: a minute, without work. Watches have limits of their own.
+
+        No other route takes the parameter or begins so: it is no way around the limits of requests.
+        """
+        if self.method == "GET":
+            return b"wait=" in self.query and _LONG_POLL.search(self.query) is not None
+        return self.path.startswith(b"/v3") and self.path.endswith(_WAITING) and self.method == "POST"
 
     @property
     def address(self) -> str:

@@ -200,10 +200,17 @@ class HttpServer:
         fault = "it speaks TLS on a port for plain HTTP: its URL must begin with http://, or this node needs TLS"
         self._notices.warn(f"tls {host}", f"closed the client at {host}:{port}", fault, self.shared.now_s)
 
-    def _register(self, connection: ServedConnection) -> bool:
-        """Take a new connection; False if there are too many already, and none of them rests."""
-        room = len(self._connections) < self.shared.limits.max_connections or self._close_resting()
+    def _register(self, connection: HttpConnection) -> bool:
+        """Take a new connection; False if there are too many already, and none of them rests.
+
+        Some above the limit are for health checks, which come by connections of their own.
+        """
+        limits, count = self.shared.limits, len(self._connections)
+        room = count < limits.max_connections or self._close_resting()
         self._connections[connection] = None
+        if not room and count < limits.max_connections + limits.vital_connections:
+            connection.limit_to_vital()
+            return True
         return room
 
     def _close_resting(self) -> bool:
@@ -235,7 +242,12 @@ class HttpServer:
         outputs, self._to_flush = self._to_flush, []
         for output in outputs:
             output.flush_scheduled = False
-            output.flush()
+            try:
+                output.flush()
+            except OSError as error:  # the client has left at this moment: nothing to tell an operator
+                _log.debug("the answers of one client can't be written: %s", error)
+            except Exception as error:  # noqa: BLE001 - one connection's fault must not keep back the others' answers
+                _log.error("the answers of one client can't be written", exc_info=error)
 
     # --- time
 
@@ -249,8 +261,8 @@ class HttpServer:
 
     def _tick(self) -> None:
         assert self._loop is not None
+        self._timer = self._loop.call_later(SWEEP_S, self._tick)  # first: a sweep that fails must not be the last
         self.sweep(self._loop.time())
-        self._timer = self._loop.call_later(SWEEP_S, self._tick)
 
     def _tell_date(self) -> None:
         date = b"Date: %s\r\n" % formatdate(self._wall_time_s(), usegmt=True).encode()

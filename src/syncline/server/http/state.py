@@ -71,9 +71,11 @@ class Link:
     either. While input waits to be parsed, nothing is read.
     """
 
-    __slots__ = ("read_paused", "stage", "transport", "unparsed", "write_paused")
+    __slots__ = ("is_extra", "read_paused", "stage", "transport", "unparsed", "write_paused")
 
     def __init__(self) -> None:
+        self.is_extra: bool = False
+        """It is above the limit of connections: it drains from its start, and has vital answers alone."""
         self.transport: asyncio.Transport | None = None
         """None before the connection is made, and after it is lost."""
         self.stage: int = OPEN
