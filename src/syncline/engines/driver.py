@@ -212,8 +212,7 @@ class EngineDriver:
         self.events.close()
         self.running.wake()
         for task in self._tasks:
-            if task is not asyncio.current_task():
-                task.cancel()
+            task.cancel()  # the current one too: a state machine on the loop may fail in the task that reads the log
 
     def stop_by_caller(self) -> None:
         """Stop, because the program closes the node."""
