@@ -402,6 +402,8 @@ async def fenced_command_is_refused_after_the_leadership(site: LogSite) -> None:
     async with first.leadership(timeout=20) as term:
         await term.apply(b"mine", timeout=20)
         old = term.number
+    with pytest.raises(Superseded):
+        await first.apply(b"no leader", term=old, timeout=20)
     async with second.leadership(timeout=20) as term:
         assert term.number > old
         with pytest.raises(Superseded) as raised:

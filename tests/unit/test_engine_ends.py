@@ -19,3 +19,19 @@ async def test_engine_close_ends_after_a_machine_on_the_loop_failed() -> None:
     with pytest.raises(NodeFailed):
         await node.apply(b"break")
     await asyncio.wait_for(node.close(), 10)
+
+
+async def test_engine_leadership_of_a_next_block_survives_the_end_of_the_last() -> None:
+    """A block begins while the one before it ends: it has the same leadership, and that is not given back."""
+    async with open_log(MemoryBackend(MemoryLog(random.Random(1))), LoopListing()) as node:
+
+        async def next_block() -> object:
+            async with node.leadership() as term:
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                return await term.apply(b"two")
+
+        async with node.leadership() as term:
+            await term.apply(b"one")
+            ending = asyncio.get_running_loop().create_task(next_block())
+        assert await ending == 2

@@ -179,6 +179,7 @@ class MemoryBackend:
         """Give it back."""
         if token == self.log.epoch:
             self.log.held_until_s = 0.0
+            self.log.epoch += 1
 
     async def close(self) -> None:
         """Leave the log. The last node takes its name from it."""
