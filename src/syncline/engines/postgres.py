@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 import psycopg
+from psycopg import waiting
 
 from syncline.engines.backend import (
     PART_BYTES,
@@ -35,6 +36,10 @@ FORMAT: Final = 1
 SNAPSHOT_BYTES: Final = 256 << 20
 CONNECT_S: Final = 2
 """For each host: an attempt must have time for all of them."""
+IDLE_MS: Final = 10_000
+"""How long a process that is paused, or a host that is gone, holds the locks of its transaction: every append waits."""
+WAIT_S: Final = 0.1
+"""How often psycopg looks at a connection that is silent."""
 PAGE_RECORDS: Final = 32
 FIRST_POLL_S: Final = 0.005
 LAST_POLL_S: Final = 0.05
@@ -68,9 +73,14 @@ LEFT JOIN LATERAL (
 WHERE h.log = %(log)s ORDER BY e.idx
 """
 
+# `set_config`: an attempt that was given up goes on in the server. If its commit waits for a standby, it has the row
+# locked, and those behind it would gather until the server has no session left. So they end by themselves.
+
 _APPEND: Final = """
 WITH moved AS (
-    UPDATE syncline_head SET next = next + 1 WHERE log = %(log)s AND (%(fence)s = 0 OR epoch = %(fence)s)
+    UPDATE syncline_head SET next = next + 1
+    WHERE log = %(log)s AND (%(fence)s = 0 OR epoch = %(fence)s)
+        AND (SELECT set_config('lock_timeout', '4s', true)) IS NOT NULL
     RETURNING next - 1 AS idx
 )
 INSERT INTO syncline_entries (log, idx, writer, seq, body)
@@ -79,7 +89,10 @@ ON CONFLICT (log, writer, seq) DO NOTHING RETURNING idx
 """
 
 _CONFIRM: Final = """
-WITH h AS (UPDATE syncline_head SET next = next WHERE log = %(log)s RETURNING id, next, trim)
+WITH h AS (
+    UPDATE syncline_head SET next = next
+    WHERE log = %(log)s AND (SELECT set_config('lock_timeout', '4s', true)) IS NOT NULL RETURNING id, next, trim
+)
 SELECT h.id, h.next, h.trim, m.writer, m.seq FROM h
 LEFT JOIN syncline_entries m ON m.log = %(log)s AND m.idx = %(mark)s
 """
@@ -92,13 +105,31 @@ LEFT JOIN syncline_entries m ON m.log = h.log AND m.idx = %(mark)s WHERE h.log =
 _ACQUIRE: Final = """
 UPDATE syncline_head
 SET epoch = epoch + 1, holder = %(holder)s, until = clock_timestamp() + make_interval(secs => %(ttl)s)
-WHERE log = %(log)s AND (until IS NULL OR until < clock_timestamp()) RETURNING epoch
+WHERE log = %(log)s AND (until IS NULL OR until < clock_timestamp())
+    AND (SELECT set_config('lock_timeout', '4s', true)) IS NOT NULL RETURNING epoch
 """
 
 _KEEP: Final = """
 UPDATE syncline_head SET until = clock_timestamp() + make_interval(secs => %(ttl)s)
-WHERE log = %(log)s AND epoch = %(token)s AND until >= clock_timestamp() RETURNING 1
+WHERE log = %(log)s AND epoch = %(token)s AND until >= clock_timestamp()
+    AND (SELECT set_config('lock_timeout', '4s', true)) IS NOT NULL RETURNING 1
 """
+
+
+class _Connection(psycopg.AsyncConnection[Any]):  # type: ignore[misc]  # psycopg has no types in `make verify`
+    """A connection that is closed when a request is cut short.
+
+    psycopg would ask the server to cancel the statement. If a commit waits for its synchronous standby, that ends the
+    wait: the commit stands, and every node sees it, while no standby has it.
+    """
+
+    async def wait(self, gen: Any, interval: float = WAIT_S, **more: Any) -> Any:
+        """Wait for the server, as psycopg does."""
+        try:
+            return await waiting.wait_async(gen, self.pgconn.socket, interval=interval, **more)
+        except asyncio.CancelledError:
+            self.pgconn.finish()
+            raise
 
 
 class _Lane:
@@ -120,6 +151,7 @@ class _Lane:
                 async with contextlib.AsyncExitStack() as stack:
                     if transaction:
                         await stack.enter_async_context(connection.transaction())
+                        await connection.execute(f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS}")
                     yield await stack.enter_async_context(connection.cursor(binary=True))
             except psycopg.Error as error:
                 self.drop()
@@ -137,7 +169,7 @@ class _Lane:
             return self._connection
         backend = self._backend
         try:
-            connection = await psycopg.AsyncConnection.connect(
+            connection = await _Connection.connect(
                 backend.url.conninfo,
                 autocommit=True,
                 prepare_threshold=None,  # PgBouncer in transaction mode has no prepared statements
@@ -195,6 +227,11 @@ class PostgresBackend:
                 raise ConfigError(
                     f"{self.name}: the server has {setting}=off, so it may lose what it has acknowledged: set it to on"
                 )
+        if names and commit == "local":
+            raise ConfigError(
+                f"{self.name}: synchronous_commit=local does not wait for the standbys of"
+                " synchronous_standby_names: set it to on"
+            )
         if standbys and not names and not self._checked:
             log.warning(
                 "%s has standbys, and synchronous_standby_names is empty: a failover may lose what was acknowledged."
@@ -305,15 +342,18 @@ class PostgresBackend:
     async def stored_position(self) -> int:
         """Of the newest stored one."""
         async with self._other.use() as cursor:
-            row = await _row(cursor, "SELECT snap FROM syncline_head WHERE log = %s", [self._log])
+            return await self._stored_position(cursor)
+
+    async def _stored_position(self, cursor: Any) -> int:
+        row = await _row(cursor, "SELECT snap FROM syncline_head WHERE log = %s", [self._log])
         return int(row[0]) if row is not None else 0
 
     async def store_snapshot(self, snapshot: StoredSnapshot) -> bool:
         """Store it in one transaction. The row of the log, which each append needs, is locked at the end alone."""
         position, body = snapshot.position, snapshot.body
-        if await self.stored_position() >= position:
-            return False
         async with self._bulk.use(transaction=True) as cursor:
+            if await self._stored_position(cursor) >= position:
+                return False
             for part, start in enumerate(range(0, len(body), PART_BYTES)):
                 await cursor.execute(
                     "INSERT INTO syncline_snapshots VALUES (%s, %s, %s, %b) ON CONFLICT DO NOTHING",
@@ -352,10 +392,11 @@ class PostgresBackend:
             return await _row(cursor, _KEEP, {"log": self._log, "token": token, "ttl": ttl_s}) is not None
 
     async def release(self, token: int) -> None:
-        """Give it back. The next one gets another token."""
+        """Give it back. A command with this token that is still on its way has no effect."""
         async with self._other.use() as cursor:
             await cursor.execute(
-                "UPDATE syncline_head SET until = NULL WHERE log = %s AND epoch = %s", [self._log, token]
+                "UPDATE syncline_head SET until = NULL, epoch = epoch + 1 WHERE log = %s AND epoch = %s",
+                [self._log, token],
             )
 
     async def close(self) -> None:
