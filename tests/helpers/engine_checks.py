@@ -357,7 +357,7 @@ async def late_attempt_after_the_trim_has_no_effect(site: LogSite) -> None:
     await node.apply(b"then", timeout=20)
     await node.snapshot()
     await faulty.inner.trim(node.stats().position)
-    await faulty.inner.append(*late, 0)
+    await faulty.inner.append(*late, 0, Mark())
     await node.read_index(timeout=20)
     assert machine.items == [b"once", b"then"]
     second, _ = await site.open_faulty(other)
@@ -522,6 +522,27 @@ async def older_backend_with_new_records_stops_the_node(site: LogSite) -> None:
     assert "older backup" in str(raised.value)
 
 
+async def older_backend_takes_nothing_from_the_node(site: LogSite) -> None:
+    """A node that has not noticed yet: no node could apply its record, and the log would be of no use any more."""
+    machine, other = Listing(), Listing()
+    node, faulty = await site.open_faulty(machine)
+    await node.apply(b"kept", timeout=20)
+    await site.save()
+    await node.apply(b"lost", timeout=20)
+    faulty.held = asyncio.Event()
+    await faulty.holding.wait()
+    await site.restore()
+    second, _ = await site.open_faulty(other)
+    for number in range(3):
+        await second.apply(b"%d" % number, timeout=20)
+    with pytest.raises(NodeFailed, match="older backup"):
+        await node.apply(b"of another log", timeout=20)
+    assert await second.apply(b"3", timeout=20) == 5
+    fresh = Listing()
+    await site.open_faulty(fresh)
+    assert fresh.items == other.items == [b"kept", b"0", b"1", b"2", b"3"]
+
+
 async def broken_machine_stops_the_node(site: LogSite) -> None:
     node, _ = await site.open_faulty(Listing())
     with pytest.raises(NodeFailed) as raised:
@@ -583,6 +604,7 @@ ON_LOGS: Final[list[LogCheck]] = [
     restarted_backend_loses_and_repeats_nothing,
     older_backend_stops_the_node,
     older_backend_with_new_records_stops_the_node,
+    older_backend_takes_nothing_from_the_node,
     broken_machine_stops_the_node,
     record_at_the_limit_is_taken,
     snapshots_are_taken_by_themselves,

@@ -79,10 +79,10 @@ class FaultyBackend:
     def kick(self) -> None:
         self.inner.kick()
 
-    async def append(self, writer: int, sequence: int, body: bytes, fence: int) -> None:
+    async def append(self, writer: int, sequence: int, body: bytes, fence: int, mark: Mark) -> None:
         self.appends += 1
         self.appended = writer, sequence, body
-        await self._call(lambda: self.inner.append(writer, sequence, body, fence))
+        await self._call(lambda: self.inner.append(writer, sequence, body, fence, mark))
 
     async def confirm(self, mark: Mark) -> int:
         return await self._call(lambda: self.inner.confirm(mark))

@@ -160,19 +160,29 @@ class EtcdBackend:
     def kick(self) -> None:
         """A record was appended: the watch brings it."""
 
-    async def append(self, writer: int, sequence: int, body: bytes, fence: int) -> None:
-        """Append, in one transaction."""
+    async def append(self, writer: int, sequence: int, body: bytes, fence: int, mark: Mark) -> None:
+        """Append, in one transaction, if the record of the mark is still there."""
         key = self._key(writer, sequence)
         compare = [_absent(key)]
         if fence:
             compare.append(_created(self._leader, fence))
-        answer = await self._client.txn(
-            compare, [_put(key, body), _put(self._head, key)], [read_only(key, keys_only=True)]
-        )
-        if answer.succeeded:
-            self._note(answer.header.revision)
-        elif not answer.responses[0].response_range.kvs:
-            raise FenceLost  # or it was appended before, and trimmed meanwhile: the caller looks
+        unless = [read_only(key, keys_only=True), read_only(self._leader, keys_only=True), *self._looks(mark)]
+        marked = [_unchanged(self._key(mark.writer, mark.sequence), mark.position)] if mark.position else []
+        while True:
+            steps = [_put(key, body), _put(self._head, key)]
+            answer = await self._client.txn([*compare, *marked], steps, unless)
+            if answer.succeeded:
+                self._note(answer.header.revision)
+                return
+            held, leader, *looks = [response.response_range for response in answer.responses]
+            if held.kvs:
+                return  # an earlier attempt
+            self._check(looks, mark)
+            if fence and (not leader.kvs or leader.kvs[0].create_revision != fence):
+                raise FenceLost  # or it was appended before, and trimmed meanwhile: the caller looks
+            if not marked:
+                raise BackendLost(f"{self.name}: the log has changed meanwhile", sent=False)
+            marked = []  # its record was trimmed
 
     async def confirm(self, mark: Mark) -> int:
         """The revision of the newest record, by a linearizable read."""

@@ -120,9 +120,10 @@ class MemoryBackend:
         """End a wait."""
         self._news.set()
 
-    async def append(self, writer: int, sequence: int, body: bytes, fence: int) -> None:
+    async def append(self, writer: int, sequence: int, body: bytes, fence: int, mark: Mark) -> None:
         """Append, if the fence holds."""
         log = self.log
+        log.check(mark)
         if fence and fence != log.epoch:
             if (writer, sequence) in log.by_key:
                 return

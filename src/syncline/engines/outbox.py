@@ -110,7 +110,7 @@ class CommandOutbox:
         writer = self._rng.getrandbits(WRITER_BITS) + 1
         while self._waited_for(self._commands.queue):
             try:
-                await self._contact.attempt(self._backend.append(writer, 1, self._encode([]), 0))
+                await self._contact.attempt(self._append((writer, 1), self._encode([]), 0))
             except BackendFull as error:
                 self._no_space(list(self._commands.queue), error)
             except BackendLost as error:
@@ -121,6 +121,9 @@ class CommandOutbox:
                 return True
         self._drop_ended()
         return False
+
+    def _append(self, key: tuple[int, int], body: bytes, fence: int) -> Awaitable[None]:
+        return self._backend.append(*key, body, fence, self._taker().mark)
 
     async def _send_next(self) -> None:
         batch = self._gather()
@@ -140,7 +143,7 @@ class CommandOutbox:
             try:
                 for pending in batch:
                     pending.sent = True
-                await self._contact.attempt(self._backend.append(*key, body, batch[0].fence))
+                await self._contact.attempt(self._append(key, body, batch[0].fence))
             except FenceLost:
                 await self._fence_lost(key, batch, doubt=doubt)
                 break

@@ -79,13 +79,19 @@ WHERE h.log = %(log)s ORDER BY e.idx
 _APPEND: Final = """
 WITH moved AS (
     UPDATE syncline_head SET next = next + 1
-    WHERE log = %(log)s AND (%(fence)s = 0 OR epoch = %(fence)s)
+    WHERE log = %(log)s AND id = %(id)s AND (%(fence)s = 0 OR epoch = %(fence)s)
+        AND (trim >= %(mark)s OR EXISTS (
+            SELECT 1 FROM syncline_entries WHERE log = %(log)s AND idx = %(mark)s
+                AND writer = %(mark_writer)s AND seq = %(mark_seq)s
+        ))
         AND (SELECT set_config('lock_timeout', '4s', true)) IS NOT NULL
     RETURNING next - 1 AS idx
+), made AS (
+    INSERT INTO syncline_entries (log, idx, writer, seq, body)
+    SELECT %(log)s, idx, %(writer)s, %(seq)s, %(body)b FROM moved
+    ON CONFLICT (log, writer, seq) DO NOTHING
 )
-INSERT INTO syncline_entries (log, idx, writer, seq, body)
-SELECT %(log)s, idx, %(writer)s, %(seq)s, %(body)b FROM moved
-ON CONFLICT (log, writer, seq) DO NOTHING RETURNING idx
+SELECT 1 FROM moved
 """
 
 _CONFIRM: Final = """
@@ -307,19 +313,20 @@ class PostgresBackend:
         """Poll now."""
         self._news.set()
 
-    async def append(self, writer: int, sequence: int, body: bytes, fence: int) -> None:
-        """Append, in one statement."""
-        values = {"log": self._log, "writer": writer, "seq": sequence, "body": body, "fence": fence}
+    async def append(self, writer: int, sequence: int, body: bytes, fence: int, mark: Mark) -> None:
+        """Append, in one statement, if the record of the mark is still there."""
+        values = {"log": self._log, "id": self._id, "writer": writer, "seq": sequence, "body": body, "fence": fence}
+        values |= {"mark": mark.position, "mark_writer": mark.writer, "mark_seq": mark.sequence}
         async with self._writing.use() as cursor:
             if await _row(cursor, _APPEND, values) is not None:
-                return
+                return  # it is there: by this attempt, or by an earlier one
             held = "SELECT 1 FROM syncline_entries WHERE log = %(log)s AND writer = %(writer)s AND seq = %(seq)s"
             if await _row(cursor, held, values) is not None:
                 return
-            if await _row(cursor, "SELECT 1 FROM syncline_head WHERE log = %(log)s", values) is None:
-                raise LogReplaced(f"{self.name}: the log was removed")
+            self._check(await _row(cursor, _CONFIRM_ON_PRIMARY, values), mark)
         if fence:
             raise FenceLost  # or it was appended before, and trimmed meanwhile: the caller looks
+        raise BackendLost(f"{self.name}: the log has changed meanwhile", sent=False)
 
     async def confirm(self, mark: Mark) -> int:
         """The newest position, by a commit: a primary that was cut off can't make one."""

@@ -96,7 +96,7 @@ async def import_into_log(backend: LogBackend, state: MachineState) -> None:
     writer = secrets.randbits(62) + 1
     await _take_all(backend, taker)
     record = encode_record(RecordBody(taker.chain.position, taker.chain.value, ()))
-    await backend.append(writer, 1, record, 0)
+    await backend.append(writer, 1, record, 0, taker.mark)
     await _take_all(backend, taker)
     taken = msgspec.structs.replace(taker.state(state.time_s), index=state.index)
     body = dump_snapshot(taken, BytesSnapshot(state.sessions + state.data), backend.snapshot_bytes)
