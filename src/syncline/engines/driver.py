@@ -25,7 +25,7 @@ from syncline.engines.outbox import CommandOutbox
 from syncline.engines.stored import load_snapshot
 from syncline.engines.taking import TERM, LogTaker
 from syncline.engines.waiting import PendingCommands, PendingReads
-from syncline.errors import Closed, Dropped, NodeFailed, Outcome, StorageError, SynclineError, Unreachable
+from syncline.errors import BacklogFull, Closed, Dropped, NodeFailed, Outcome, StorageError, SynclineError, Unreachable
 from syncline.node.applier import Applied, Applier, ApplyWork, NotViewed, Viewed
 from syncline.node.applier import Outcome as WorkOutcome
 from syncline.node.events import Event, Events, NodeStopped, RoleChanged, SnapshotInstalled
@@ -48,8 +48,9 @@ SNAPSHOT_S: Final = 120.0
 """How long a snapshot may take to be read."""
 
 PAGE_BYTES: Final = 8 << 20
+UNAPPLIED_ENTRIES: Final = 10_000
 UNAPPLIED_BYTES: Final = 32 << 20
-"""Above it no more of the log is read until some of it is applied."""
+"""Above it no more of the log is read until some of it is applied. Commands are refused above either of these."""
 
 WAIT_S: Final = 0.25
 """How long the backend is trusted to tell of new records by itself."""
@@ -134,19 +135,28 @@ class EngineDriver:
         self._start(self._read_log())
         self._start(self.outbox.run())
         self._start(self._confirm_reads())
+        seen, silent_s = -1, self.loop.time()
         while self.applied_position < head:
             self.running.check(begun=True)
-            await self.running.wait(self.loop.time() + WAIT_S)
+            now_s = self.loop.time()
+            if not self.contact.trouble or self.taker.seen != seen:
+                seen, silent_s = self.taker.seen, now_s
+            elif now_s - silent_s >= OPEN_S:
+                raise self._unreachable(OPEN_S)
+            await self.running.wait(now_s + WAIT_S)
 
     async def _in_time(self, limit_s: float, work: Coroutine[object, object, Answer]) -> Answer:
         try:
             async with asyncio.timeout(limit_s):
                 return await work
         except TimeoutError:
-            why = f": {self.contact.trouble}" if self.contact.trouble else ""
-            raise Unreachable(f"{self.backend.name} did not answer within {limit_s:g} s{why}") from None
+            raise self._unreachable(limit_s) from None
         except LogReplaced as error:
             raise self._replaced(error) from error
+
+    def _unreachable(self, limit_s: float) -> Unreachable:
+        why = f": {self.contact.trouble}" if self.contact.trouble else ""
+        return Unreachable(f"{self.backend.name} did not answer within {limit_s:g} s{why}")
 
     async def _connect(self) -> None:
         while True:
@@ -365,8 +375,8 @@ class EngineDriver:
             self._viewed(outcome)
 
     def _viewed(self, outcome: Viewed | NotViewed) -> None:
-        view = self.views.popleft()
-        if not view.done():
+        view = self.views.popleft() if self.views else None  # none: a snapshot is being loaded in place of the state
+        if view is not None and not view.done():
             view.set_result(ViewAt(outcome, self.time_s))
         elif isinstance(outcome, Viewed):
             release(outcome.view)
@@ -388,6 +398,15 @@ class EngineDriver:
     def _apply_failed(self, error: BaseException) -> None:
         failure = error if isinstance(error, NodeFailed) else NodeFailed(f"{type(error).__name__}: {error}")
         self.fail(failure)
+
+    def check_backlog(self) -> None:
+        """Raise BacklogFull if the state machine is slower than the log: a new command would wait, and take memory."""
+        waiting = self.taker.index - self.applied
+        if waiting > UNAPPLIED_ENTRIES or self._unapplied_bytes > UNAPPLIED_BYTES:
+            raise BacklogFull(
+                f"{waiting} entries wait to be applied on this node, whose state machine is slower than the log:"
+                " nothing was proposed. Propose less at a time, or try again later"
+            )
 
     # -- reads --------------------------------------------------------------------------------------------------------
 
