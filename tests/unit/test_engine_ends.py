@@ -9,11 +9,12 @@ import threading
 import pytest
 
 from syncline import Entry, FSMSnapshot
-from syncline.engines import contact, driver
-from syncline.engines.backend import BackendLost, LogPage, Mark
+from syncline.engines import contact, driver, snapshots
+from syncline.engines.backend import BackendFull, BackendLost, LogPage, Mark, StoredSnapshot
 from syncline.engines.memory import MemoryBackend, MemoryLog
 from syncline.engines.replica import open_log
 from syncline.errors import BacklogFull, NodeFailed, Outcome, StorageError, Unreachable
+from syncline.platform.world import World
 from tests.helpers.engine_faults import FaultyBackend
 from tests.helpers.node_cluster import Listing, LoopListing
 
@@ -127,3 +128,40 @@ async def test_engine_refuses_commands_while_its_machine_hangs(monkeypatch: pyte
         machine.may_apply.set()
         assert await asyncio.gather(*futures) == list(range(1, 11))
         assert await node.apply(b"more") == 11
+
+
+async def test_engine_stops_if_another_process_writes_under_its_number() -> None:
+    """As after a snapshot of a virtual machine: both draw the same numbers, and would take each other's answers."""
+    log = MemoryLog(random.Random(1))
+    machine = Listing()
+    async with (
+        open_log(MemoryBackend(log), machine, world=World(rng=random.Random(7))) as first,
+        open_log(MemoryBackend(log), Listing(), world=World(rng=random.Random(7))) as second,
+    ):
+        assert await first.apply(b"one") == 1
+        answers = await asyncio.gather(*second.apply_many([b"two", b"three"]), return_exceptions=True)
+        assert [type(answer) for answer in answers] == [NodeFailed] * 2
+        assert "its process was copied" in str(answers[0])
+        assert await first.apply(b"four") == 2
+        assert machine.items == [b"one", b"four"]
+
+
+class NoRoom(MemoryBackend):
+    """No snapshot fits in."""
+
+    tried = 0
+
+    async def store_snapshot(self, snapshot: StoredSnapshot) -> bool:
+        self.tried += 1
+        raise BackendFull("no room")
+
+
+async def test_engine_takes_few_snapshots_while_none_can_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each reads the whole state. So not every entry begins one."""
+    monkeypatch.setattr(snapshots, "RECORDS", 20)
+    monkeypatch.setattr(snapshots, "MOST_RECORDS", 20)
+    backend = NoRoom(MemoryLog(random.Random(1)))
+    async with open_log(backend, Listing()) as node:
+        for number in range(200):
+            await node.apply(b"%d" % number)
+    assert 1 < backend.tried <= 20

@@ -277,6 +277,7 @@ class EngineDriver:
         taker, applier = self.taker, self._applier
         assert applier is not None, "it is made with the first snapshot, or without one"
         for record in page.records:
+            self.outbox.check(record)
             entries = taker.take(record)
             self.records_since += 1
             self.bytes_since += len(record.body)

@@ -113,7 +113,7 @@ class EngineSnapshots:
         except NothingToSnapshot:
             raise
         except (BackendLost, TimeoutError) as error:
-            driver.records_since += records
+            driver.records_since += records // 2  # not all of them: else the next entry would begin another snapshot
             driver.bytes_since += size
             raise StorageError(f"the snapshot could not be stored: {error}") from error
         return SnapshotInfo(state.index, 0, len(body))
