@@ -65,6 +65,9 @@ class FaultyBackend:
     async def start(self) -> int:
         return await self._call(self.inner.start)
 
+    async def renew(self, log_id: int) -> None:
+        await self._call(lambda: self.inner.renew(log_id))
+
     async def read(self, mark: Mark, seen: int, limit_bytes: int) -> LogPage:
         if self.held is not None:
             self.holding.set()

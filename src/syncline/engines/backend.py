@@ -124,6 +124,10 @@ class LogBackend(Protocol):
         """
         ...
 
+    async def renew(self, log_id: int) -> None:
+        """Give the log another id. All that have it open stop with LogReplaced, but for this one."""
+        ...
+
     async def read(self, mark: Mark, seen: int, limit_bytes: int) -> LogPage:
         """The records behind position `seen`, about `limit_bytes` of them; none if there are none.
 

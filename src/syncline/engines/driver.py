@@ -132,9 +132,8 @@ class EngineDriver:
         await self._in_time(OPEN_S, self._connect())
         await self._in_time(SNAPSHOT_S, self._begin())
         head = await self._in_time(OPEN_S, self._head())
-        self._start(self._read_log())
-        self._start(self.outbox.run())
-        self._start(self._confirm_reads())
+        for work in (self._read_log, self.outbox.run, self._confirm_reads):
+            self._tasks.append(self.loop.create_task(self._guarded(work)))
         seen, silent_s = -1, self.loop.time()
         while self.applied_position < head:
             self.running.check(begun=True)
@@ -181,13 +180,9 @@ class EngineDriver:
             except BackendLost as error:
                 await self.contact.pause(error)
 
-    def _start(self, work: Coroutine[object, object, None]) -> None:
-        task = self.loop.create_task(self._guarded(work))
-        self._tasks.append(task)
-
-    async def _guarded(self, work: Coroutine[object, object, None]) -> None:
+    async def _guarded(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
         try:
-            await work
+            await work()
         except LogReplaced as error:
             self.fail(self._replaced(error))
         except NodeFailed as error:

@@ -83,17 +83,28 @@ class MemoryBackend:
     def __init__(self, log: MemoryLog, name: str = "") -> None:
         self.log: MemoryLog = log
         self.name = f"memory:{name}"
+        self._id = log.id
         self._news = asyncio.Event()
 
     async def start(self) -> int:
         """The log's id."""
         self.log.listen(self._news)
-        return self.log.id
+        self._id = self.log.id
+        return self._id
+
+    async def renew(self, log_id: int) -> None:
+        """Give the log another id."""
+        self.log.id = self._id = log_id
+
+    def _check(self, mark: Mark) -> None:
+        if self.log.id != self._id:
+            raise LogReplaced(f"{self.name}: the log was made again")
+        self.log.check(mark)
 
     async def read(self, mark: Mark, seen: int, limit_bytes: int) -> LogPage:
         """Records behind `seen`."""
         log = self.log
-        log.check(mark)
+        self._check(mark)
         found: list[LogRecord] = []
         size = 0
         for position in range(max(seen, log.trimmed) + 1, log.head + 1):
@@ -123,7 +134,7 @@ class MemoryBackend:
     async def append(self, writer: int, sequence: int, body: bytes, fence: int, mark: Mark) -> None:
         """Append, if the fence holds."""
         log = self.log
-        log.check(mark)
+        self._check(mark)
         if fence and fence != log.epoch:
             if (writer, sequence) in log.by_key:
                 return
@@ -132,7 +143,7 @@ class MemoryBackend:
 
     async def confirm(self, mark: Mark) -> int:
         """The newest position."""
-        self.log.check(mark)
+        self._check(mark)
         return self.log.head
 
     async def snapshot(self) -> StoredSnapshot | None:

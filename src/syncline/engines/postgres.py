@@ -271,6 +271,14 @@ class PostgresBackend:
         self._id = row[0]
         return self._id
 
+    async def renew(self, log_id: int) -> None:
+        """Give the log another id."""
+        async with self._other.use() as cursor:
+            renewed = "UPDATE syncline_head SET id = %s WHERE log = %s AND id = %s RETURNING 1"
+            if await _row(cursor, renewed, [log_id, self._log, self._id]) is None:
+                raise LogReplaced(f"{self.name}: the log was removed, or made again")
+        self._id = log_id
+
     def _check(self, row: Sequence[Any] | None, mark: Mark) -> tuple[int, int]:
         """The newest position and what is trimmed, of a row with id, next, trim and the record of the mark."""
         if row is None or row[0] != self._id:
