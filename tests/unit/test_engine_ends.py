@@ -8,12 +8,13 @@ import threading
 
 import pytest
 
+import syncline
 from syncline import Entry, FSMSnapshot
 from syncline.engines import contact, driver, snapshots
 from syncline.engines.backend import BackendFull, BackendLost, LogPage, Mark, StoredSnapshot
 from syncline.engines.memory import MemoryBackend, MemoryLog
 from syncline.engines.replica import open_log
-from syncline.errors import BacklogFull, NodeFailed, Outcome, StorageError, Unreachable
+from syncline.errors import BacklogFull, ConfigError, NodeFailed, Outcome, StorageError, Unreachable
 from syncline.platform.world import World
 from tests.helpers.engine_faults import FaultyBackend
 from tests.helpers.node_cluster import Listing, LoopListing
@@ -165,3 +166,16 @@ async def test_engine_takes_few_snapshots_while_none_can_be_stored(monkeypatch: 
         for number in range(200):
             await node.apply(b"%d" % number)
     assert 1 < backend.tried <= 20
+
+
+async def test_engine_memory_is_on_one_loop() -> None:
+    """Another thread would change the log beside this one."""
+
+    async def elsewhere() -> None:
+        async with syncline.open("memory:one-loop", Listing()):
+            raise AssertionError("it must not open")
+
+    async with syncline.open("memory:one-loop", Listing()) as node:
+        with pytest.raises(ConfigError, match="event loop of another thread"):
+            await asyncio.to_thread(asyncio.run, elsewhere())
+        assert await node.apply(b"one") == 1

@@ -11,6 +11,7 @@ import random
 from typing import Final
 
 from syncline.engines.backend import FenceLost, LogPage, LogRecord, LogReplaced, Mark, StoredSnapshot
+from syncline.errors import ConfigError
 
 __all__ = ["MemoryBackend", "MemoryLog", "shared_log"]
 
@@ -43,6 +44,8 @@ class MemoryLog:
         self.stored: StoredSnapshot | None = None
         self.epoch: int = 0
         self.held_until_s: float = 0.0
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """That of the nodes that have it open."""
         self._waiting: set[asyncio.Event] = set()
 
     def listen(self, event: asyncio.Event) -> None:
@@ -87,7 +90,17 @@ class MemoryBackend:
         self._news = asyncio.Event()
 
     async def start(self) -> int:
-        """The log's id."""
+        """The log's id.
+
+        Raises:
+            ConfigError: nodes on another event loop have it open.
+        """
+        loop, held = asyncio.get_running_loop(), self.log.loop
+        if held is not None and held is not loop and held.is_running():
+            raise ConfigError(
+                f"{self.name} is open on the event loop of another thread: open all nodes of one name on one loop"
+            )
+        self.log.loop = loop
         self.log.listen(self._news)
         self._id = self.log.id
         return self._id

@@ -70,8 +70,10 @@ class EngineSnapshots:
         self._taking.add_done_callback(self._ended)
         return self._taking
 
-    def _ended(self, _: asyncio.Task[SnapshotInfo]) -> None:
+    def _ended(self, taking: asyncio.Task[SnapshotInfo]) -> None:
         self._taking = None
+        if not taking.cancelled():
+            taking.exception()  # mark it as retrieved: its caller may have given up
 
     async def close(self) -> None:
         """End what is under way."""
