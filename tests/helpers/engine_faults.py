@@ -65,6 +65,9 @@ class FaultyBackend:
     async def start(self) -> int:
         return await self._call(self.inner.start)
 
+    async def renew(self, log_id: int) -> None:
+        await self._call(lambda: self.inner.renew(log_id))
+
     async def read(self, mark: Mark, seen: int, limit_bytes: int) -> LogPage:
         if self.held is not None:
             self.holding.set()
@@ -79,10 +82,10 @@ class FaultyBackend:
     def kick(self) -> None:
         self.inner.kick()
 
-    async def append(self, writer: int, sequence: int, body: bytes, fence: int) -> None:
+    async def append(self, writer: int, sequence: int, body: bytes, fence: int, mark: Mark) -> None:
         self.appends += 1
         self.appended = writer, sequence, body
-        await self._call(lambda: self.inner.append(writer, sequence, body, fence))
+        await self._call(lambda: self.inner.append(writer, sequence, body, fence, mark))
 
     async def confirm(self, mark: Mark) -> int:
         return await self._call(lambda: self.inner.confirm(mark))

@@ -18,6 +18,7 @@ from syncline.engines.replica import LogReplica, open_log
 from syncline.platform.world import World
 from tests.helpers.engine_checks import EVERY, ON_LOGS, Check, LogCheck
 from tests.helpers.engine_faults import FaultyBackend
+from tests.helpers.engine_replaced_checks import REPLACED
 from tests.helpers.node_cluster import Cluster
 
 
@@ -102,7 +103,7 @@ async def test_engine_memory_conforms(check: Check) -> None:
         await check(site)
 
 
-@pytest.mark.parametrize("check", ON_LOGS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", [*ON_LOGS, *REPLACED], ids=lambda check: check.__name__)
 @pytest.mark.usefixtures("quick")
 async def test_engine_memory_log_conforms(check: LogCheck) -> None:
     async with memory_site() as site:

@@ -124,6 +124,10 @@ class LogBackend(Protocol):
         """
         ...
 
+    async def renew(self, log_id: int) -> None:
+        """Give the log another id. All that have it open stop with LogReplaced, but for this one."""
+        ...
+
     async def read(self, mark: Mark, seen: int, limit_bytes: int) -> LogPage:
         """The records behind position `seen`, about `limit_bytes` of them; none if there are none.
 
@@ -141,11 +145,13 @@ class LogBackend(Protocol):
         """There is a new record: end a `wait`."""
         ...
 
-    async def append(self, writer: int, sequence: int, body: bytes, fence: int) -> None:
+    async def append(self, writer: int, sequence: int, body: bytes, fence: int, mark: Mark) -> None:
         """Append a record. It returns when the record is durable, and has its position. Called again with the same
         writer and sequence it has no second effect, as long as the record was not trimmed.
 
         Raises:
+            LogReplaced: the record of `mark` is another one now, as in `read`. Nothing was written: a record of a node
+                that has read another log could not be applied by any node.
             FenceLost: `fence` is not 0, and the leadership with this token is over.
             BackendFull: there is no room.
         """

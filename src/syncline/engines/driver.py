@@ -25,7 +25,7 @@ from syncline.engines.outbox import CommandOutbox
 from syncline.engines.stored import load_snapshot
 from syncline.engines.taking import TERM, LogTaker
 from syncline.engines.waiting import PendingCommands, PendingReads
-from syncline.errors import Closed, Dropped, NodeFailed, Outcome, StorageError, SynclineError, Unreachable
+from syncline.errors import BacklogFull, Closed, Dropped, NodeFailed, Outcome, StorageError, SynclineError, Unreachable
 from syncline.node.applier import Applied, Applier, ApplyWork, NotViewed, Viewed
 from syncline.node.applier import Outcome as WorkOutcome
 from syncline.node.events import Event, Events, NodeStopped, RoleChanged, SnapshotInstalled
@@ -48,8 +48,9 @@ SNAPSHOT_S: Final = 120.0
 """How long a snapshot may take to be read."""
 
 PAGE_BYTES: Final = 8 << 20
+UNAPPLIED_ENTRIES: Final = 10_000
 UNAPPLIED_BYTES: Final = 32 << 20
-"""Above it no more of the log is read until some of it is applied."""
+"""Above it no more of the log is read until some of it is applied. Commands are refused above either of these."""
 
 WAIT_S: Final = 0.25
 """How long the backend is trusted to tell of new records by itself."""
@@ -131,22 +132,30 @@ class EngineDriver:
         await self._in_time(OPEN_S, self._connect())
         await self._in_time(SNAPSHOT_S, self._begin())
         head = await self._in_time(OPEN_S, self._head())
-        self._start(self._read_log())
-        self._start(self.outbox.run())
-        self._start(self._confirm_reads())
+        for work in (self._read_log, self.outbox.run, self._confirm_reads):
+            self._tasks.append(self.loop.create_task(self._guarded(work)))
+        seen, silent_s = -1, self.loop.time()
         while self.applied_position < head:
             self.running.check(begun=True)
-            await self.running.wait(self.loop.time() + WAIT_S)
+            now_s = self.loop.time()
+            if not self.contact.trouble or self.taker.seen != seen:
+                seen, silent_s = self.taker.seen, now_s
+            elif now_s - silent_s >= OPEN_S:
+                raise self._unreachable(OPEN_S)
+            await self.running.wait(now_s + WAIT_S)
 
     async def _in_time(self, limit_s: float, work: Coroutine[object, object, Answer]) -> Answer:
         try:
             async with asyncio.timeout(limit_s):
                 return await work
         except TimeoutError:
-            why = f": {self.contact.trouble}" if self.contact.trouble else ""
-            raise Unreachable(f"{self.backend.name} did not answer within {limit_s:g} s{why}") from None
+            raise self._unreachable(limit_s) from None
         except LogReplaced as error:
             raise self._replaced(error) from error
+
+    def _unreachable(self, limit_s: float) -> Unreachable:
+        why = f": {self.contact.trouble}" if self.contact.trouble else ""
+        return Unreachable(f"{self.backend.name} did not answer within {limit_s:g} s{why}")
 
     async def _connect(self) -> None:
         while True:
@@ -171,13 +180,9 @@ class EngineDriver:
             except BackendLost as error:
                 await self.contact.pause(error)
 
-    def _start(self, work: Coroutine[object, object, None]) -> None:
-        task = self.loop.create_task(self._guarded(work))
-        self._tasks.append(task)
-
-    async def _guarded(self, work: Coroutine[object, object, None]) -> None:
+    async def _guarded(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
         try:
-            await work
+            await work()
         except LogReplaced as error:
             self.fail(self._replaced(error))
         except NodeFailed as error:
@@ -212,8 +217,7 @@ class EngineDriver:
         self.events.close()
         self.running.wake()
         for task in self._tasks:
-            if task is not asyncio.current_task():
-                task.cancel()
+            task.cancel()  # the current one too: a state machine on the loop may fail in the task that reads the log
 
     def stop_by_caller(self) -> None:
         """Stop, because the program closes the node."""
@@ -268,6 +272,7 @@ class EngineDriver:
         taker, applier = self.taker, self._applier
         assert applier is not None, "it is made with the first snapshot, or without one"
         for record in page.records:
+            self.outbox.check(record)
             entries = taker.take(record)
             self.records_since += 1
             self.bytes_since += len(record.body)
@@ -366,8 +371,8 @@ class EngineDriver:
             self._viewed(outcome)
 
     def _viewed(self, outcome: Viewed | NotViewed) -> None:
-        view = self.views.popleft()
-        if not view.done():
+        view = self.views.popleft() if self.views else None  # none: a snapshot is being loaded in place of the state
+        if view is not None and not view.done():
             view.set_result(ViewAt(outcome, self.time_s))
         elif isinstance(outcome, Viewed):
             release(outcome.view)
@@ -389,6 +394,15 @@ class EngineDriver:
     def _apply_failed(self, error: BaseException) -> None:
         failure = error if isinstance(error, NodeFailed) else NodeFailed(f"{type(error).__name__}: {error}")
         self.fail(failure)
+
+    def check_backlog(self) -> None:
+        """Raise BacklogFull if the state machine is slower than the log: a new command would wait, and take memory."""
+        waiting = self.taker.index - self.applied
+        if waiting > UNAPPLIED_ENTRIES or self._unapplied_bytes > UNAPPLIED_BYTES:
+            raise BacklogFull(
+                f"{waiting} entries wait to be applied on this node, whose state machine is slower than the log:"
+                " nothing was proposed. Propose less at a time, or try again later"
+            )
 
     # -- reads --------------------------------------------------------------------------------------------------------
 

@@ -75,6 +75,8 @@ class EtcdBackend:
         self._told_s = 0.0
         self._verified_s = -math.inf
         self._lease = 0
+        self._made = 0
+        """The revision of the log's id: another one is that of another log."""
 
     # -- the log ------------------------------------------------------------------------------------------------------
 
@@ -94,13 +96,24 @@ class EtcdBackend:
             raise NodeFailed(f"{self.name}: the key {self._id.decode()} is of another program") from None
         if identity.format != FORMAT:
             raise NodeFailed(f"{self.name} has format {identity.format}; this version of Syncline reads {FORMAT}")
+        self._made = held.mod_revision
         return identity.id
+
+    async def renew(self, log_id: int) -> None:
+        """Give the log another id."""
+        put = _put(self._id, msgspec.json.encode(StoredIdentity(FORMAT, log_id)))
+        answer = await self._client.txn([_unchanged(self._id, self._made)], [put])
+        if not answer.succeeded:
+            raise LogReplaced(f"{self.name}: the log was removed, or made again")
+        self._made = answer.header.revision
 
     def _check(self, answers: list[Any], mark: Mark, seen: int = 0) -> tuple[int, int]:
         """The newest position and what is trimmed, by the answers to `_looks`."""
         head = answers[0].kvs[0].mod_revision if answers[0].kvs else 0
         trimmed = int(answers[1].kvs[0].value) if answers[1].kvs else 0
         held = answers[2].kvs[0].mod_revision if answers[2].kvs else 0
+        if not answers[3].kvs or answers[3].kvs[0].mod_revision != self._made:
+            raise LogReplaced(f"{self.name}: the log was removed, or made again")
         if head < seen or head < mark.position:
             raise LogReplaced(f"{self.name} ends at revision {head}, and this node has read up to {mark.position}")
         if mark.position > trimmed and held != mark.position:
@@ -109,7 +122,8 @@ class EtcdBackend:
 
     def _looks(self, mark: Mark) -> list[Any]:
         key = self._key(mark.writer, mark.sequence)
-        return [read_only(self._head), read_only(self._trim), read_only(key, keys_only=True)]
+        made = read_only(self._id, keys_only=True)
+        return [read_only(self._head), read_only(self._trim), read_only(key, keys_only=True), made]
 
     def _key(self, writer: int, sequence: int) -> bytes:
         return b"%s%016x/%012d" % (self._log, writer, sequence)
@@ -139,7 +153,7 @@ class EtcdBackend:
         answers = [response.response_range for response in answer.responses]
         head, trimmed = self._check(answers, mark, seen)
         self._verified_s = now_s
-        records = [record_of(kv, self._log) for kv in answers[3].kvs]
+        records = [record_of(kv, self._log) for kv in answers[4].kvs]
         if len(records) >= PAGE_RECORDS:
             return LogPage(records, records[-1].position, trimmed)
         if trimmed <= seen:
@@ -160,19 +174,29 @@ class EtcdBackend:
     def kick(self) -> None:
         """A record was appended: the watch brings it."""
 
-    async def append(self, writer: int, sequence: int, body: bytes, fence: int) -> None:
-        """Append, in one transaction."""
+    async def append(self, writer: int, sequence: int, body: bytes, fence: int, mark: Mark) -> None:
+        """Append, in one transaction, if the record of the mark is still there."""
         key = self._key(writer, sequence)
-        compare = [_absent(key)]
+        compare = [_absent(key), _unchanged(self._id, self._made)]
         if fence:
             compare.append(_created(self._leader, fence))
-        answer = await self._client.txn(
-            compare, [_put(key, body), _put(self._head, key)], [read_only(key, keys_only=True)]
-        )
-        if answer.succeeded:
-            self._note(answer.header.revision)
-        elif not answer.responses[0].response_range.kvs:
-            raise FenceLost  # or it was appended before, and trimmed meanwhile: the caller looks
+        unless = [read_only(key, keys_only=True), read_only(self._leader, keys_only=True), *self._looks(mark)]
+        marked = [_unchanged(self._key(mark.writer, mark.sequence), mark.position)] if mark.position else []
+        while True:
+            steps = [_put(key, body), _put(self._head, key)]
+            answer = await self._client.txn([*compare, *marked], steps, unless)
+            if answer.succeeded:
+                self._note(answer.header.revision)
+                return
+            held, leader, *looks = [response.response_range for response in answer.responses]
+            if held.kvs:
+                return  # an earlier attempt
+            self._check(looks, mark)
+            if fence and (not leader.kvs or leader.kvs[0].create_revision != fence):
+                raise FenceLost  # or it was appended before, and trimmed meanwhile: the caller looks
+            if not marked:
+                raise BackendLost(f"{self.name}: the log has changed meanwhile", sent=False)
+            marked = []  # its record was trimmed
 
     async def confirm(self, mark: Mark) -> int:
         """The revision of the newest record, by a linearizable read."""

@@ -112,8 +112,8 @@ class LeaseHolder:
         await self._give_back()
 
     async def _give_back(self) -> None:
-        if not self.leads:
-            return
+        if self._users or not self.leads:
+            return  # another block has begun meanwhile, with the same leadership
         self._over()
         with contextlib.suppress(BackendLost):  # the lease ends by itself
             await self._contact.attempt(self._backend.release(self.token))

@@ -11,6 +11,7 @@ import random
 from typing import Final
 
 from syncline.engines.backend import FenceLost, LogPage, LogRecord, LogReplaced, Mark, StoredSnapshot
+from syncline.errors import ConfigError
 
 __all__ = ["MemoryBackend", "MemoryLog", "shared_log"]
 
@@ -43,6 +44,8 @@ class MemoryLog:
         self.stored: StoredSnapshot | None = None
         self.epoch: int = 0
         self.held_until_s: float = 0.0
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """That of the nodes that have it open."""
         self._waiting: set[asyncio.Event] = set()
 
     def listen(self, event: asyncio.Event) -> None:
@@ -83,17 +86,38 @@ class MemoryBackend:
     def __init__(self, log: MemoryLog, name: str = "") -> None:
         self.log: MemoryLog = log
         self.name = f"memory:{name}"
+        self._id = log.id
         self._news = asyncio.Event()
 
     async def start(self) -> int:
-        """The log's id."""
+        """The log's id.
+
+        Raises:
+            ConfigError: nodes on another event loop have it open.
+        """
+        loop, held = asyncio.get_running_loop(), self.log.loop
+        if held is not None and held is not loop and held.is_running():
+            raise ConfigError(
+                f"{self.name} is open on the event loop of another thread: open all nodes of one name on one loop"
+            )
+        self.log.loop = loop
         self.log.listen(self._news)
-        return self.log.id
+        self._id = self.log.id
+        return self._id
+
+    async def renew(self, log_id: int) -> None:
+        """Give the log another id."""
+        self.log.id = self._id = log_id
+
+    def _check(self, mark: Mark) -> None:
+        if self.log.id != self._id:
+            raise LogReplaced(f"{self.name}: the log was made again")
+        self.log.check(mark)
 
     async def read(self, mark: Mark, seen: int, limit_bytes: int) -> LogPage:
         """Records behind `seen`."""
         log = self.log
-        log.check(mark)
+        self._check(mark)
         found: list[LogRecord] = []
         size = 0
         for position in range(max(seen, log.trimmed) + 1, log.head + 1):
@@ -120,9 +144,10 @@ class MemoryBackend:
         """End a wait."""
         self._news.set()
 
-    async def append(self, writer: int, sequence: int, body: bytes, fence: int) -> None:
+    async def append(self, writer: int, sequence: int, body: bytes, fence: int, mark: Mark) -> None:
         """Append, if the fence holds."""
         log = self.log
+        self._check(mark)
         if fence and fence != log.epoch:
             if (writer, sequence) in log.by_key:
                 return
@@ -131,7 +156,7 @@ class MemoryBackend:
 
     async def confirm(self, mark: Mark) -> int:
         """The newest position."""
-        self.log.check(mark)
+        self._check(mark)
         return self.log.head
 
     async def snapshot(self) -> StoredSnapshot | None:
@@ -179,6 +204,7 @@ class MemoryBackend:
         """Give it back."""
         if token == self.log.epoch:
             self.log.held_until_s = 0.0
+            self.log.epoch += 1
 
     async def close(self) -> None:
         """Leave the log. The last node takes its name from it."""

@@ -14,13 +14,14 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
+from zlib import crc32
 
-from syncline.engines.backend import RECORD_BYTES, BackendFull, BackendLost, FenceLost, LogBackend
+from syncline.engines.backend import RECORD_BYTES, BackendFull, BackendLost, FenceLost, LogBackend, LogRecord
 from syncline.engines.contact import Contact
 from syncline.engines.records import RecordBody, encode_record
 from syncline.engines.taking import LogTaker
 from syncline.engines.waiting import PendingCommand, PendingCommands
-from syncline.errors import NoSpace, Superseded
+from syncline.errors import NodeFailed, NoSpace, Superseded
 from syncline.node.envelope import LATEST_TIME_S, StampedProposal, encode
 
 __all__ = ["MAX_COMMAND_BYTES", "CommandOutbox"]
@@ -67,6 +68,8 @@ class CommandOutbox:
         self._sequence = 0
         self._records: dict[tuple[int, int], list[PendingCommand]] = {}
         """Commands in records that were not read from the log yet."""
+        self._sums: dict[int, int] = {}
+        """A checksum of each record of the current writer that was not read from the log yet, by its sequence."""
 
     def kick(self) -> None:
         """There is something in the queue."""
@@ -81,6 +84,23 @@ class CommandOutbox:
                 if not self._writer and not await self._register():
                     continue
                 await self._send_next()
+
+    def check(self, record: LogRecord) -> None:
+        """Raise NodeFailed if another process writes with this node's number: its commands would be taken for ours."""
+        if record.writer != self._writer or record.sequence == 1:
+            return
+        held = self._sums.get(record.sequence)
+        for sequence in [known for known in self._sums if known <= record.sequence]:
+            del self._sums[sequence]  # of lower ones none has an effect any more
+        if record.sequence > self._sequence or (held is not None and held != crc32(record.body)):
+            raise self._copied(f"the record at position {record.position}")
+
+    def _copied(self, record: str) -> NodeFailed:
+        return NodeFailed(
+            f"{record} of {self._backend.name} has the number of this node, and was written by another one: its process"
+            " was copied (a snapshot of a virtual machine, or two nodes with the same random numbers). Commands under"
+            " way may be lost: start both again"
+        )
 
     def taken(self, writer: int, sequence: int, *, effective: bool) -> None:
         """A record was read from the log. Without an effect its writer is not known any more, or it is a repetition."""
@@ -110,17 +130,21 @@ class CommandOutbox:
         writer = self._rng.getrandbits(WRITER_BITS) + 1
         while self._waited_for(self._commands.queue):
             try:
-                await self._contact.attempt(self._backend.append(writer, 1, self._encode([]), 0))
+                await self._contact.attempt(self._append((writer, 1), self._encode([]), 0))
             except BackendFull as error:
                 self._no_space(list(self._commands.queue), error)
             except BackendLost as error:
                 await self._contact.pause(error)
             else:
                 self._writer, self._sequence = writer, 1
+                self._sums.clear()
                 self._backend.kick()
                 return True
         self._drop_ended()
         return False
+
+    def _append(self, key: tuple[int, int], body: bytes, fence: int) -> Awaitable[None]:
+        return self._backend.append(*key, body, fence, self._taker().mark)
 
     async def _send_next(self) -> None:
         batch = self._gather()
@@ -137,10 +161,11 @@ class CommandOutbox:
                 body = self._encode(batch)
             if not self._waited_for(batch) or key not in self._records:
                 break  # no caller waits any more, or the log has it
+            self._sums[key[1]] = crc32(body)
             try:
                 for pending in batch:
                     pending.sent = True
-                await self._contact.attempt(self._backend.append(*key, body, batch[0].fence))
+                await self._contact.attempt(self._append(key, body, batch[0].fence))
             except FenceLost:
                 await self._fence_lost(key, batch, doubt=doubt)
                 break
@@ -155,6 +180,8 @@ class CommandOutbox:
                     pending.sent = doubt
                 await self._contact.pause(error)
             else:
+                if key in self._records and self._taker().newest(key[0]) >= key[1]:
+                    raise self._copied(f"record {key[1]}")  # it was read before, and was not ours
                 self._backend.kick()
                 return
         if all(pending.ended for pending in batch):

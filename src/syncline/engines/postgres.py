@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 import psycopg
+from psycopg import waiting
 
 from syncline.engines.backend import (
     PART_BYTES,
@@ -35,6 +36,10 @@ FORMAT: Final = 1
 SNAPSHOT_BYTES: Final = 256 << 20
 CONNECT_S: Final = 2
 """For each host: an attempt must have time for all of them."""
+IDLE_MS: Final = 10_000
+"""How long a process that is paused, or a host that is gone, holds the locks of its transaction: every append waits."""
+WAIT_S: Final = 0.1
+"""How often psycopg looks at a connection that is silent."""
 PAGE_RECORDS: Final = 32
 FIRST_POLL_S: Final = 0.005
 LAST_POLL_S: Final = 0.05
@@ -68,18 +73,32 @@ LEFT JOIN LATERAL (
 WHERE h.log = %(log)s ORDER BY e.idx
 """
 
+# `set_config`: an attempt that was given up goes on in the server. If its commit waits for a standby, it has the row
+# locked, and those behind it would gather until the server has no session left. So they end by themselves.
+
 _APPEND: Final = """
 WITH moved AS (
-    UPDATE syncline_head SET next = next + 1 WHERE log = %(log)s AND (%(fence)s = 0 OR epoch = %(fence)s)
+    UPDATE syncline_head SET next = next + 1
+    WHERE log = %(log)s AND id = %(id)s AND (%(fence)s = 0 OR epoch = %(fence)s)
+        AND (trim >= %(mark)s OR EXISTS (
+            SELECT 1 FROM syncline_entries WHERE log = %(log)s AND idx = %(mark)s
+                AND writer = %(mark_writer)s AND seq = %(mark_seq)s
+        ))
+        AND (SELECT set_config('lock_timeout', '4s', true)) IS NOT NULL
     RETURNING next - 1 AS idx
+), made AS (
+    INSERT INTO syncline_entries (log, idx, writer, seq, body)
+    SELECT %(log)s, idx, %(writer)s, %(seq)s, %(body)b FROM moved
+    ON CONFLICT (log, writer, seq) DO NOTHING
 )
-INSERT INTO syncline_entries (log, idx, writer, seq, body)
-SELECT %(log)s, idx, %(writer)s, %(seq)s, %(body)b FROM moved
-ON CONFLICT (log, writer, seq) DO NOTHING RETURNING idx
+SELECT 1 FROM moved
 """
 
 _CONFIRM: Final = """
-WITH h AS (UPDATE syncline_head SET next = next WHERE log = %(log)s RETURNING id, next, trim)
+WITH h AS (
+    UPDATE syncline_head SET next = next
+    WHERE log = %(log)s AND (SELECT set_config('lock_timeout', '4s', true)) IS NOT NULL RETURNING id, next, trim
+)
 SELECT h.id, h.next, h.trim, m.writer, m.seq FROM h
 LEFT JOIN syncline_entries m ON m.log = %(log)s AND m.idx = %(mark)s
 """
@@ -92,13 +111,31 @@ LEFT JOIN syncline_entries m ON m.log = h.log AND m.idx = %(mark)s WHERE h.log =
 _ACQUIRE: Final = """
 UPDATE syncline_head
 SET epoch = epoch + 1, holder = %(holder)s, until = clock_timestamp() + make_interval(secs => %(ttl)s)
-WHERE log = %(log)s AND (until IS NULL OR until < clock_timestamp()) RETURNING epoch
+WHERE log = %(log)s AND (until IS NULL OR until < clock_timestamp())
+    AND (SELECT set_config('lock_timeout', '4s', true)) IS NOT NULL RETURNING epoch
 """
 
 _KEEP: Final = """
 UPDATE syncline_head SET until = clock_timestamp() + make_interval(secs => %(ttl)s)
-WHERE log = %(log)s AND epoch = %(token)s AND until >= clock_timestamp() RETURNING 1
+WHERE log = %(log)s AND epoch = %(token)s AND until >= clock_timestamp()
+    AND (SELECT set_config('lock_timeout', '4s', true)) IS NOT NULL RETURNING 1
 """
+
+
+class _Connection(psycopg.AsyncConnection[Any]):  # type: ignore[misc]  # psycopg has no types in `make verify`
+    """A connection that is closed when a request is cut short.
+
+    psycopg would ask the server to cancel the statement. If a commit waits for its synchronous standby, that ends the
+    wait: the commit stands, and every node sees it, while no standby has it.
+    """
+
+    async def wait(self, gen: Any, interval: float = WAIT_S, **more: Any) -> Any:
+        """Wait for the server, as psycopg does."""
+        try:
+            return await waiting.wait_async(gen, self.pgconn.socket, interval=interval, **more)
+        except asyncio.CancelledError:
+            self.pgconn.finish()
+            raise
 
 
 class _Lane:
@@ -120,6 +157,7 @@ class _Lane:
                 async with contextlib.AsyncExitStack() as stack:
                     if transaction:
                         await stack.enter_async_context(connection.transaction())
+                        await connection.execute(f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS}")
                     yield await stack.enter_async_context(connection.cursor(binary=True))
             except psycopg.Error as error:
                 self.drop()
@@ -137,7 +175,7 @@ class _Lane:
             return self._connection
         backend = self._backend
         try:
-            connection = await psycopg.AsyncConnection.connect(
+            connection = await _Connection.connect(
                 backend.url.conninfo,
                 autocommit=True,
                 prepare_threshold=None,  # PgBouncer in transaction mode has no prepared statements
@@ -195,6 +233,11 @@ class PostgresBackend:
                 raise ConfigError(
                     f"{self.name}: the server has {setting}=off, so it may lose what it has acknowledged: set it to on"
                 )
+        if names and commit == "local":
+            raise ConfigError(
+                f"{self.name}: synchronous_commit=local does not wait for the standbys of"
+                " synchronous_standby_names: set it to on"
+            )
         if standbys and not names and not self._checked:
             log.warning(
                 "%s has standbys, and synchronous_standby_names is empty: a failover may lose what was acknowledged."
@@ -227,6 +270,14 @@ class PostgresBackend:
             raise NodeFailed(f"{self.name} has format {row[1]}; this version of Syncline reads format {FORMAT}")
         self._id = row[0]
         return self._id
+
+    async def renew(self, log_id: int) -> None:
+        """Give the log another id."""
+        async with self._other.use() as cursor:
+            renewed = "UPDATE syncline_head SET id = %s WHERE log = %s AND id = %s RETURNING 1"
+            if await _row(cursor, renewed, [log_id, self._log, self._id]) is None:
+                raise LogReplaced(f"{self.name}: the log was removed, or made again")
+        self._id = log_id
 
     def _check(self, row: Sequence[Any] | None, mark: Mark) -> tuple[int, int]:
         """The newest position and what is trimmed, of a row with id, next, trim and the record of the mark."""
@@ -270,19 +321,20 @@ class PostgresBackend:
         """Poll now."""
         self._news.set()
 
-    async def append(self, writer: int, sequence: int, body: bytes, fence: int) -> None:
-        """Append, in one statement."""
-        values = {"log": self._log, "writer": writer, "seq": sequence, "body": body, "fence": fence}
+    async def append(self, writer: int, sequence: int, body: bytes, fence: int, mark: Mark) -> None:
+        """Append, in one statement, if the record of the mark is still there."""
+        values = {"log": self._log, "id": self._id, "writer": writer, "seq": sequence, "body": body, "fence": fence}
+        values |= {"mark": mark.position, "mark_writer": mark.writer, "mark_seq": mark.sequence}
         async with self._writing.use() as cursor:
             if await _row(cursor, _APPEND, values) is not None:
-                return
+                return  # it is there: by this attempt, or by an earlier one
             held = "SELECT 1 FROM syncline_entries WHERE log = %(log)s AND writer = %(writer)s AND seq = %(seq)s"
             if await _row(cursor, held, values) is not None:
                 return
-            if await _row(cursor, "SELECT 1 FROM syncline_head WHERE log = %(log)s", values) is None:
-                raise LogReplaced(f"{self.name}: the log was removed")
+            self._check(await _row(cursor, _CONFIRM_ON_PRIMARY, values), mark)
         if fence:
             raise FenceLost  # or it was appended before, and trimmed meanwhile: the caller looks
+        raise BackendLost(f"{self.name}: the log has changed meanwhile", sent=False)
 
     async def confirm(self, mark: Mark) -> int:
         """The newest position, by a commit: a primary that was cut off can't make one."""
@@ -305,15 +357,18 @@ class PostgresBackend:
     async def stored_position(self) -> int:
         """Of the newest stored one."""
         async with self._other.use() as cursor:
-            row = await _row(cursor, "SELECT snap FROM syncline_head WHERE log = %s", [self._log])
+            return await self._stored_position(cursor)
+
+    async def _stored_position(self, cursor: Any) -> int:
+        row = await _row(cursor, "SELECT snap FROM syncline_head WHERE log = %s", [self._log])
         return int(row[0]) if row is not None else 0
 
     async def store_snapshot(self, snapshot: StoredSnapshot) -> bool:
         """Store it in one transaction. The row of the log, which each append needs, is locked at the end alone."""
         position, body = snapshot.position, snapshot.body
-        if await self.stored_position() >= position:
-            return False
         async with self._bulk.use(transaction=True) as cursor:
+            if await self._stored_position(cursor) >= position:
+                return False
             for part, start in enumerate(range(0, len(body), PART_BYTES)):
                 await cursor.execute(
                     "INSERT INTO syncline_snapshots VALUES (%s, %s, %s, %b) ON CONFLICT DO NOTHING",
@@ -352,10 +407,11 @@ class PostgresBackend:
             return await _row(cursor, _KEEP, {"log": self._log, "token": token, "ttl": ttl_s}) is not None
 
     async def release(self, token: int) -> None:
-        """Give it back. The next one gets another token."""
+        """Give it back. A command with this token that is still on its way has no effect."""
         async with self._other.use() as cursor:
             await cursor.execute(
-                "UPDATE syncline_head SET until = NULL WHERE log = %s AND epoch = %s", [self._log, token]
+                "UPDATE syncline_head SET until = NULL, epoch = epoch + 1 WHERE log = %s AND epoch = %s",
+                [self._log, token],
             )
 
     async def close(self) -> None:

@@ -44,6 +44,7 @@ class CommandQueue(Generic[R_co]):
         future._running = driver.running
         try:
             driver.running.check()
+            driver.check_backlog()
             size = len(data) + len(extensions)
             if size > MAX_COMMAND_BYTES:
                 raise TooLarge(f"a command of {size} bytes; the limit is {MAX_COMMAND_BYTES} on {driver.backend.name}")

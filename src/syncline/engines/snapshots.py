@@ -70,8 +70,10 @@ class EngineSnapshots:
         self._taking.add_done_callback(self._ended)
         return self._taking
 
-    def _ended(self, _: asyncio.Task[SnapshotInfo]) -> None:
+    def _ended(self, taking: asyncio.Task[SnapshotInfo]) -> None:
         self._taking = None
+        if not taking.cancelled():
+            taking.exception()  # mark it as retrieved: its caller may have given up
 
     async def close(self) -> None:
         """End what is under way."""
@@ -86,7 +88,7 @@ class EngineSnapshots:
         records, size = driver.records_since, driver.bytes_since
         driver.records_since = driver.bytes_since = 0
         try:
-            if if_needed and await driver.backend.stored_position() > taker.chain.behind(records):
+            if if_needed and await self._stored() > taker.chain.behind(records):
                 raise NothingToSnapshot("another node has just taken one")
             if applier is None or applier is not driver.applier:
                 raise StorageError("a snapshot is loaded in place of the state: try later")
@@ -113,10 +115,14 @@ class EngineSnapshots:
         except NothingToSnapshot:
             raise
         except (BackendLost, TimeoutError) as error:
-            driver.records_since += records
+            driver.records_since += records // 2  # not all of them: else the next entry would begin another snapshot
             driver.bytes_since += size
             raise StorageError(f"the snapshot could not be stored: {error}") from error
         return SnapshotInfo(state.index, 0, len(body))
+
+    async def _stored(self) -> int:
+        """In the time of one attempt: reads and leases may wait behind it."""
+        return await self._driver.contact.attempt(self._driver.backend.stored_position())
 
     async def _dumped(self, state: TakenState, viewed: Viewed) -> bytes:
         """The bytes of the snapshot, written beside the event loop."""

@@ -86,6 +86,8 @@ def _raft(engine: Engine[object]) -> Raft[object]:
 async def import_into_log(backend: LogBackend, state: MachineState) -> None:
     """Begin an empty log with a state. Entries go on behind its index, and their time does not fall.
 
+    The log has another id at the end: a node that has it open stops, because its state is not the one of the snapshot.
+
     Raises:
         ConfigError: the log is not empty.
         StorageError: the state is above the limit of the backend.
@@ -96,12 +98,14 @@ async def import_into_log(backend: LogBackend, state: MachineState) -> None:
     writer = secrets.randbits(62) + 1
     await _take_all(backend, taker)
     record = encode_record(RecordBody(taker.chain.position, taker.chain.value, ()))
-    await backend.append(writer, 1, record, 0)
+    await backend.append(writer, 1, record, 0, taker.mark)
     await _take_all(backend, taker)
-    taken = msgspec.structs.replace(taker.state(state.time_s), index=state.index)
+    log_id = secrets.randbits(62) + 1
+    taken = msgspec.structs.replace(taker.state(state.time_s), index=state.index, log_id=log_id)
     body = dump_snapshot(taken, BytesSnapshot(state.sessions + state.data), backend.snapshot_bytes)
     if not await backend.store_snapshot(StoredSnapshot(taken.seen, body)):
         raise _not_empty(backend.name)
+    await backend.renew(log_id)
 
 
 async def _take_all(backend: LogBackend, taker: LogTaker) -> None:

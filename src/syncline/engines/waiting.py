@@ -124,6 +124,7 @@ class PendingCommands:
         pending = self._waiting.pop(number, None)
         if pending is not None:
             self._bytes -= pending.future.size_bytes
+            pending.data = pending.extensions = b""  # a record that was not read from the log yet keeps the rest
             if pending.handle is not None:
                 pending.handle.cancel()
         return pending

@@ -7,8 +7,9 @@ import pytest
 from tests.compat.engines.servers import EtcdServers, PostgresServer
 from tests.compat.engines.sites import etcd_site, postgres_site
 from tests.helpers.engine_checks import EVERY, ON_LOGS, LogCheck
+from tests.helpers.engine_replaced_checks import REPLACED
 
-ALL: list[LogCheck] = [*EVERY, *ON_LOGS]
+ALL: list[LogCheck] = [*EVERY, *ON_LOGS, *REPLACED]
 NAMES = [check.__name__ for check in ALL]
 
 pytestmark = [pytest.mark.usefixtures("quick"), pytest.mark.deadline(90.0)]
