@@ -1,6 +1,6 @@
 // Requests to the HTTP interface: of this node, and reads of the other nodes of the cluster.
 
-import { base64Of, bytesIn, bytesOf, percent, same } from "./bytes.js";
+import { base64Of, bytesIn, bytesOf, member, percent, same } from "./bytes.js";
 
 export class ApiError extends Error {
   constructor(status, code, message, { outcome = "not_applied", details = null } = {}) {
@@ -22,6 +22,11 @@ class Api {
     this.onSignIn = () => {};
     this.withCredentials = "omit"; // a browser then shows no dialog of its own for a 401
     this.restore();
+  }
+
+  // The password is kept, for lack of a token: it is gone when the page is loaded again.
+  get isInMemory() {
+    return this.credential.startsWith("Basic ");
   }
 
   get canWrite() {
@@ -172,11 +177,16 @@ class Api {
     return (await this.read("/keys", query, options)).json();
   }
 
-  // A key's record without its value; null if there is none.
+  // A key's record; null if there is none.
   async record(key) {
-    const found = await this.list({ prefix: key, limit: 1 });
-    const item = found.keys[0];
-    return item && same(bytesIn(item, "key"), key) ? item : null;
+    try {
+      const item = (await this.list({ prefix: key, limit: 1 })).keys[0];
+      return item && same(bytesIn(item, "key"), key) ? item : null;
+    } catch (error) {
+      if (error.status !== 403) throw error; // a user may have this key alone, and no list
+      const [found] = (await this.json("POST", "/txn", { body: { then: [{ op: "get", ...member("key", key) }] } })).results;
+      return found.found ? found : null;
+    }
   }
 }
 
