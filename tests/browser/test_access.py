@@ -153,3 +153,16 @@ def test_access_without_a_quorum_is_by_the_password_in_memory(page: Page, tmp_pa
         page.sees_rows(["a"])
         assert page.tab.get_by_role("dialog", name="Sign in").count() == 0
         assert PASSWORD not in page.tab.evaluate("JSON.stringify({...sessionStorage, ...localStorage})")
+
+
+def test_access_with_a_credential_that_ended_does_not_send_it_again(guarded: str, page: Page) -> None:
+    """A wrong password that the page sends each second would lock its user out."""
+    page.open(guarded)
+    sign_in(page, "root")
+    page.tab.evaluate("sessionStorage.setItem('syncline.token', JSON.stringify({token: 'ended', user: 'root'}))")
+    page.tab.reload()
+    page.tab.get_by_role("dialog", name="Sign in").wait_for()
+    with page.tab.expect_request("**/raft/status") as asked:
+        pass
+    assert "authorization" not in asked.value.headers
+    assert page.tab.evaluate("sessionStorage.length") == 0

@@ -22,6 +22,8 @@ HOSTILE = (
     b"#/keys?p=x",
     b"__proto__",
     "\u200bzero".encode(),
+    b"a\\u202etxt.exe",
+    "tag\U000e0041".encode(),
 )
 
 
@@ -55,6 +57,8 @@ def test_keys_of_hostile_names_are_shown_and_opened_as_text(node: ProcessCluster
     shown = page.rows()
     assert "<img src=x onerror=alert(1)>" in shown
     assert "a\\u202etxt.exe" in shown
+    assert "a\\u005cu202etxt.exe" in shown, "two keys look the same"
+    assert "tag\\udb40\\udc41" in shown
     assert "\\xff\\xfe\\x00binary" in shown
     for key in HOSTILE:
         page.open_key(node.endpoints[0], key)

@@ -77,13 +77,21 @@ class Api {
     sessionStorage.setItem(STORED, JSON.stringify({ token, user, id }));
   }
 
+  forget() {
+    Object.assign(this, { credential: "", user: "", tokenId: "" });
+    try {
+      sessionStorage.removeItem(STORED);
+    } catch {
+      // no storage here: nothing was kept
+    }
+  }
+
   async signOut() {
     const id = this.tokenId;
-    sessionStorage.removeItem(STORED);
     try {
       if (id) await this.json("DELETE", `/token/${id}`, { quiet: true });
     } finally {
-      Object.assign(this, { credential: "", user: "", tokenId: "" });
+      this.forget();
     }
   }
 
@@ -116,17 +124,20 @@ class Api {
       });
     }
     if (response.ok || response.status === 304) return response;
-    throw await this.refusal(response, quiet);
+    throw await this.refusal(response, quiet, fields.Authorization);
   }
 
-  async refusal(response, quiet) {
+  async refusal(response, quiet, sent) {
     let told = {};
     try {
       told = (await response.json()).error ?? {};
     } catch {
       told = { message: `${response.status} ${response.statusText}` }; // not ours: a proxy may have answered
     }
-    if (response.status === 401 && !quiet) this.onSignIn(told.message);
+    if (response.status === 401 && !quiet) {
+      if (sent === this.credential) this.forget(); // a wrong password that is sent each second locks its user out
+      this.onSignIn(told.message);
+    }
     return new ApiError(response.status, told.code ?? "unknown", told.message ?? "", told);
   }
 

@@ -284,7 +284,7 @@ class KeyView {
         tell(error);
       }
     };
-    return h("li", {}, h("div", { class: "row between" }, h("span", {}, h("strong", {}, `rev ${number(revision)}`), " ", h("span", { class: "hint" }, sizeText(value.length))), current ? h("span", { class: "badge lead" }, "now") : api.canWrite && h("button", { class: "small", onclick: restore }, "Restore")), h("div", { class: "preview" }, shown(value, { most: 120 })));
+    return h("li", {}, h("div", { class: "row between" }, h("span", {}, h("strong", {}, `rev ${number(revision)}`), " ", h("span", { class: "hint" }, sizeText(value.length))), current ? h("span", { class: "badge lead" }, "now") : api.canWrite && h("button", { class: "small", onclick: restore }, "Restore")), h("div", { class: "preview" }, shown(value, { asWritten: true, most: 120 })));
   }
 }
 
@@ -340,7 +340,7 @@ function valueView(value, part, form, other = null) {
 // A text in which hidden characters are seen; line ends and tabs stay.
 function visible(text) {
   if (!/[^\n\t\x20-\x7e\u00a1-\u024f]/.test(text)) return [text];
-  return text.split(/([\n\t])/).flatMap((piece) => (piece === "\n" || piece === "\t" || !piece ? [piece] : pieces(plainOf(bytesOf(piece)))));
+  return text.split(/([\n\t])/).flatMap((piece) => (piece === "\n" || piece === "\t" || !piece ? [piece] : pieces(plainOf(bytesOf(piece), { asWritten: true }))));
 }
 
 function pieces(plain) {

@@ -18,7 +18,7 @@ export async function follow(path, { node, query = {}, onMessage, onState = () =
     document.addEventListener("visibilitychange", look);
     try {
       const headers = { Accept: "text/event-stream", ...(last && { "Last-Event-ID": last }) };
-      const response = await api.request("GET", path, { node, query, headers, signal: AbortSignal.any([signal, hidden.signal]), timeoutMs: 0 });
+      const response = await api.request("GET", path, { node, query, headers, quiet: Boolean(node) && node !== api.home, signal: AbortSignal.any([signal, hidden.signal]), timeoutMs: 0 });
       onState("");
       pause = 500;
       for await (const message of messages(response)) {
