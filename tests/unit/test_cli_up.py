@@ -19,9 +19,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from syncline.cli.up.command import are_acquainted
 from syncline.cli.up.live import LiveView
 from syncline.cli.up.plan import command_line, free_ports_or_raise, make_plan, note_started, write_plan
-from syncline.cli.up.supervisor import UpNode
+from syncline.cli.up.supervisor import GUARDED, UpNode
 from syncline.errors import ConfigError, StorageError
 from syncline.platform.disk import OsDisk
 from syncline.platform.memory import memory_bytes
@@ -463,3 +464,15 @@ def test_without_a_terminal_lines_are_printed_when_it_is_ready(tmp_path: Path) -
         f"the data are in {tmp_path}",
         f"to start it again: {sys.executable} -m syncline up --data-dir {tmp_path}",
     ]
+
+
+def test_up_waits_until_the_nodes_know_the_urls_of_all() -> None:
+    """The console's page may ask the nodes whose URLs its own node had when it was loaded."""
+    nodes = [UpNode(name=name, http="", peer="", state=state) for name, state in (("a", "leader"), ("b", "follower"))]
+    assert not are_acquainted(nodes, {})
+    assert not are_acquainted(nodes, {"a": {"a", "b"}, "b": {"b"}})
+    assert are_acquainted(nodes, {"a": {"a", "b"}, "b": {"b", "a"}})
+    ended = UpNode(name="c", http="", peer="", state="ended")
+    guarded = UpNode(name="a", http="", peer="", state=GUARDED)
+    assert are_acquainted([*nodes, ended], {"a": {"a", "b"}, "b": {"b", "a"}})
+    assert are_acquainted([guarded, ended], {}), "a node that needs a credential can't be asked"
