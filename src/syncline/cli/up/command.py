@@ -117,6 +117,7 @@ def _keep_running(plan: UpPlan, restart: bool, *, as_json: bool, ready_fd: int |
     served = False
     try:
         free_ports_or_raise(plan)
+        write_plan(plan, disk)  # with TLS, the supervisor trusts the authority that this makes
         supervisor = Supervisor(plan, restart=restart)
         try:
             asyncio.run(_run(plan, supervisor, as_json=as_json, ready_fd=ready_fd))
@@ -224,7 +225,7 @@ def _all_up(nodes: list[UpNode]) -> bool:
 def are_acquainted(nodes: list[UpNode], known: Mapping[str, Collection[str]]) -> bool:
     """Whether each node that can be asked knows the URLs of all: the console's page may ask those that it then has."""
     names = {node.name for node in nodes if node.state in _ROLES}
-    return all(names.issubset(known.get(node.name, ())) for node in nodes if node.state in _ROLES - {GUARDED})
+    return all(names.issubset(known.get(node.name, names)) for node in nodes if node.state in _ROLES - {GUARDED})
 
 
 def make_view(*, as_json: bool) -> UpView:

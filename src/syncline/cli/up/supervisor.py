@@ -221,7 +221,8 @@ class Supervisor:
         except OperationError as failure:
             error = failure
         if status is not None and status.name == plan.name:
-            self.urls_known[plan.name] = frozenset(member.name for member in status.members if member.http)
+            if status.members:
+                self.urls_known[plan.name] = frozenset(member.name for member in status.members if member.http)
             return msgspec.structs.replace(
                 common,
                 state=status.role,
