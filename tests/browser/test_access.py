@@ -166,3 +166,15 @@ def test_access_with_a_credential_that_ended_does_not_send_it_again(guarded: str
         pass
     assert "authorization" not in asked.value.headers
     assert page.tab.evaluate("sessionStorage.length") == 0
+
+
+def test_access_signed_out_without_the_server_is_told(guarded: str, page: Page) -> None:
+    """The token is still good: whoever has it may use it until it ends."""
+    page.open(guarded)
+    sign_in(page, "root")
+    page.tab.route("**/token/*", lambda route: route.abort())
+    page.press("Sign out")
+    page.sees("the token could not be ended")
+    assert page.tab.evaluate("sessionStorage.length") == 0
+    page.press("OK")
+    page.tab.get_by_role("dialog", name="Sign in").wait_for()

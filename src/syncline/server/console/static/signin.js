@@ -1,7 +1,8 @@
 // Signing in, where clients need credentials (docs/users.md).
 
 import { api } from "./api.js";
-import { h, tell } from "./dom.js";
+import { ask } from "./dialog.js";
+import { h } from "./dom.js";
 
 let open = null;
 let dismissed = false; // each request of the page would open it again
@@ -54,7 +55,7 @@ export async function signOut() {
   try {
     await api.signOut();
   } catch (error) {
-    tell(error);
+    await ask({ title: "Signed out on this page alone", text: `${error.message}. So the token could not be ended: it ends by itself, 12 hours after it was made.` });
   }
   location.reload();
 }
