@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from playwright.sync_api import Route
+
 from syncline.testing.process_cluster import ProcessCluster
 from tests.browser.console import Browser, Page
 
@@ -98,3 +100,42 @@ def test_cluster_without_a_quorum_is_told_and_can_be_read(nodes: ProcessCluster,
     page.open_key(nodes.endpoints[own], b"config/a")
     page.sees("Read from this node alone")
     assert page.tab.locator(".value").inner_text() == "kept"
+
+
+def test_cluster_screen_asks_the_others_under_another_name(nodes: ProcessCluster, page: Page) -> None:
+    """People type localhost, and nodes announce 127.0.0.1: for a browser these are two sites."""
+    page.open(nodes.endpoints[0].replace("127.0.0.1", "localhost"))
+    page.sees("All is well")
+    assert page.tab.locator(".ring .no-answer").count() == 0
+
+
+def test_cluster_screen_that_reaches_one_follower_alone_raises_no_alarm(nodes: ProcessCluster, page: Page) -> None:
+    leader = nodes.leader()
+    own, other = (leader + 1) % 3, (leader + 2) % 3
+    for at in (leader, other):
+        page.tab.route(f"{nodes.endpoints[at]}/**", lambda route: route.abort())
+    page.open(nodes.endpoints[own])
+    page.sees(f"This page does not reach {'abc'[leader]}")
+    page.sees("It leads, and other nodes hear it")
+    page.sees(f"This page does not reach {'abc'[other]}")
+    assert page.tab.get_by_text("does not answer").count() == 0
+
+
+def test_cluster_screen_of_a_member_that_came_later_is_loaded_again(nodes: ProcessCluster, page: Page) -> None:
+    """The policy of a page names the nodes that it may ask: those that were there when it was loaded."""
+
+    def without(route: Route) -> None:
+        answer = route.fetch()
+        origin = nodes.endpoints[2]
+        policy = answer.headers["content-security-policy"].replace(f" {origin}", "")
+        route.fulfill(
+            response=answer,
+            headers={**answer.headers, "content-security-policy": policy},
+            body=answer.text().replace(origin, ""),
+        )
+
+    page.tab.route("**/console/", without, times=1)
+    page.open(nodes.endpoints[0])
+    page.sees("All is well")
+    page.tab.wait_for_function("() => document.querySelectorAll('.ring .node:not(.not-seen-from-here)').length === 3")
+    assert page.tab.evaluate("performance.getEntriesByType('navigation')[0].type") == "reload"

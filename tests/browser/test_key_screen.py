@@ -153,3 +153,39 @@ def test_key_changed_by_others_is_shown_as_it_is_now(node: ProcessCluster, page:
     page.tab.locator(".value").get_by_text("one").wait_for()
     kv.put("a", b"two")
     page.tab.locator(".value").get_by_text("two").wait_for()
+
+
+def test_key_json_keeps_numbers_and_names_as_they_are_written(node: ProcessCluster, page: Page) -> None:
+    """JavaScript rounds large numbers, and keeps one of two equal names."""
+    node.client().put("j", b'{"id":12345678901234567890,"f":1.0,"a":{},"a":[ ],"t":"\\u00e9 {,}"}')
+    page.open_key(node.endpoints[0], b"j")
+    lines = [
+        "{",
+        '  "id": 12345678901234567890,',
+        '  "f": 1.0,',
+        '  "a": {},',
+        '  "a": [],',
+        '  "t": "\\u00e9 {,}"',
+        "}",
+    ]
+    assert page.tab.locator(".value").inner_text().splitlines() == lines
+    page.press("Edit")
+    page.press("Save")
+    page.sees("Saved as revision")
+    assert value_of(node, "j") == "\n".join(lines).encode()
+
+
+def test_key_with_line_ends_of_windows_keeps_them(node: ProcessCluster, page: Page) -> None:
+    """A text field of a browser has line feeds alone."""
+    kv = node.client()
+    kv.put("windows", b"a\r\nb\r\n")
+    kv.put("mixed", b"a\r\nb\n")
+    page.open_key(node.endpoints[0], b"windows")
+    page.press("Edit")
+    page.tab.locator(".editor").fill("a\nc\n")
+    page.press("Save")
+    page.sees("Saved as revision")
+    assert value_of(node, "windows") == b"a\r\nc\r\n"
+    page.open_key(node.endpoints[0], b"mixed")
+    page.press("Edit")
+    assert page.tab.locator(".editor").input_value() == "61 0d 0a 62 0a"

@@ -22,6 +22,8 @@ HOSTILE = (
     b"#/keys?p=x",
     b"__proto__",
     "\u200bzero".encode(),
+    b"a\\u202etxt.exe",
+    "tag\U000e0041".encode(),
 )
 
 
@@ -55,6 +57,8 @@ def test_keys_of_hostile_names_are_shown_and_opened_as_text(node: ProcessCluster
     shown = page.rows()
     assert "<img src=x onerror=alert(1)>" in shown
     assert "a\\u202etxt.exe" in shown
+    assert "a\\u005cu202etxt.exe" in shown, "two keys look the same"
+    assert "tag\\udb40\\udc41" in shown
     assert "\\xff\\xfe\\x00binary" in shown
     for key in HOSTILE:
         page.open_key(node.endpoints[0], key)
@@ -198,3 +202,13 @@ def test_keys_are_shown_in_other_forms(form: str, node: ProcessCluster, page: Pa
     node.client().put(b"\x00\xff", b"v")
     page.open_keys(node.endpoints[0], f=form)
     page.sees_rows([{"hex": "00ff", "base64": "AP8="}[form]])
+
+
+def test_new_key_in_hexadecimal_shows_the_command_of_its_bytes(node: ProcessCluster, page: Page) -> None:
+    page.open_keys(node.endpoints[0])
+    page.press("New key")
+    page.fill("Key", "00 6")
+    page.tab.get_by_label("It is given").select_option("hex")
+    page.fill("Key", "00 61")
+    page.fill("Deleted after (empty: never)", "30s; rm -r x")
+    page.tab.locator("dialog pre", has_text="--ttl '30s; rm -r x' $'\\x00a'").wait_for()

@@ -107,3 +107,18 @@ def test_pages_ask_the_cluster_alone(node: ProcessCluster, page: Page) -> None:
         page.tab.wait_for_timeout(400)
     elsewhere = [url for url in asked if not url.startswith((*node.endpoints, "about:", "blob:", "data:"))]
     assert elsewhere == []
+
+
+def test_use_of_a_hidden_page_holds_no_stream(node: ProcessCluster, page: Page) -> None:
+    """A browser has six connections to a node for all its pages: those that nobody sees must not hold them."""
+    hide = (
+        "Object.defineProperty(document, 'hidden', {get: () => true, configurable: true});"
+        " document.dispatchEvent(new Event('visibilitychange'))"
+    )
+    page.open(node.endpoints[0])
+    page.tab.locator(".timeline").get_by_text("started").first.wait_for()
+    with page.tab.expect_event("requestfailed", lambda request: "/events" in request.url):
+        page.tab.evaluate(hide)
+    with page.tab.expect_request("**/events*") as asked:
+        page.tab.evaluate(hide.replace("true,", "false,"))
+    assert asked.value.headers["last-event-id"]

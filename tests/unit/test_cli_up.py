@@ -19,9 +19,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from syncline.cli.up.command import are_acquainted
 from syncline.cli.up.live import LiveView
 from syncline.cli.up.plan import command_line, free_ports_or_raise, make_plan, note_started, write_plan
-from syncline.cli.up.supervisor import UpNode
+from syncline.cli.up.supervisor import GUARDED, UpNode
 from syncline.errors import ConfigError, StorageError
 from syncline.platform.disk import OsDisk
 from syncline.platform.memory import memory_bytes
@@ -418,6 +419,11 @@ def test_up_of_one_node_names_a_repair_without_endpoints(tmp_path: Path) -> None
         assert str(up.wait_for("ended")["repair"]).endswith(f"repair --data-dir {tmp_path}/n1 --name n1")
 
 
+def test_up_with_tls_makes_the_authority_before_it_trusts_it(tmp_path: Path) -> None:
+    with running(tmp_path, "--tls", "--nodes", "1", FAKE_NODE_FAIL="n1") as up:
+        assert up.wait_for("ended")["name"] == "n1"
+
+
 def test_the_end_of_all_nodes_ends_up(tmp_path: Path) -> None:
     with running(tmp_path, "--nodes", "1") as up:
         up.wait_ready()
@@ -463,3 +469,15 @@ def test_without_a_terminal_lines_are_printed_when_it_is_ready(tmp_path: Path) -
         f"the data are in {tmp_path}",
         f"to start it again: {sys.executable} -m syncline up --data-dir {tmp_path}",
     ]
+
+
+def test_up_waits_until_the_nodes_know_the_urls_of_all() -> None:
+    """The console's page may ask the nodes whose URLs its own node had when it was loaded."""
+    nodes = [UpNode(name=name, http="", peer="", state=state) for name, state in (("a", "leader"), ("b", "follower"))]
+    assert are_acquainted(nodes, {}), "nodes that tell of no member are not waited for"
+    assert not are_acquainted(nodes, {"a": {"a", "b"}, "b": {"b"}})
+    assert are_acquainted(nodes, {"a": {"a", "b"}, "b": {"b", "a"}})
+    ended = UpNode(name="c", http="", peer="", state="ended")
+    guarded = UpNode(name="a", http="", peer="", state=GUARDED)
+    assert are_acquainted([*nodes, ended], {"a": {"a", "b"}, "b": {"b", "a"}})
+    assert are_acquainted([guarded, ended], {}), "a node that needs a credential can't be asked"

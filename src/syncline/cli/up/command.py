@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import click
@@ -32,6 +33,9 @@ from syncline.platform.disk import OsDisk
 __all__ = ["make_view", "up"]
 
 LOOK_EVERY_S: Final = 0.5
+LOOKS_FOR_URLS: Final = 10
+"""Looks that the line "ready" waits for the nodes to tell each other their URLs, which takes an entry of each."""
+
 """Short enough for the table to feel current, long enough to cost nothing."""
 
 PLAIN_TERMINALS: Final = frozenset({"", "dumb", "unknown"})
@@ -113,6 +117,7 @@ def _keep_running(plan: UpPlan, restart: bool, *, as_json: bool, ready_fd: int |
     served = False
     try:
         free_ports_or_raise(plan)
+        write_plan(plan, disk)  # with TLS, the supervisor trusts the authority that this makes
         supervisor = Supervisor(plan, restart=restart)
         try:
             asyncio.run(_run(plan, supervisor, as_json=as_json, ready_fd=ready_fd))
@@ -157,7 +162,7 @@ async def _run(plan: UpPlan, supervisor: Supervisor, *, as_json: bool, ready_fd:
 
 async def _watch(plan: UpPlan, supervisor: Supervisor, view: UpView) -> None:
     """Show the nodes until none is left. A node that ends, at its start too, does not end the others."""
-    ready = False
+    ready, left = False, LOOKS_FOR_URLS
     pulse = Pulse()
     while True:
         nodes = await supervisor.look()
@@ -166,9 +171,10 @@ async def _watch(plan: UpPlan, supervisor: Supervisor, view: UpView) -> None:
             view.new_leader(change)
         view.show(nodes, pulse.line)
         if not ready and _all_up(nodes):
-            ready = True
-            note_started(plan, OsDisk())
-            view.ready(plan, nodes)
+            ready, left = not left or are_acquainted(nodes, supervisor.urls_known), left - 1
+            if ready:
+                note_started(plan, OsDisk())
+                view.ready(plan, nodes)
         try:
             async with asyncio.timeout(LOOK_EVERY_S):
                 name, reason = await supervisor.ends.get()
@@ -214,6 +220,12 @@ def _all_up(nodes: list[UpNode]) -> bool:
     taking_part = [node for node in nodes if node.state in _ROLES]
     ended = sum(node.state == "ended" for node in nodes)
     return len(taking_part) + ended == len(nodes) and any(node.state in {"leader", GUARDED} for node in nodes)
+
+
+def are_acquainted(nodes: list[UpNode], known: Mapping[str, Collection[str]]) -> bool:
+    """Whether each node that can be asked knows the URLs of all: the console's page may ask those that it then has."""
+    names = {node.name for node in nodes if node.state in _ROLES}
+    return all(names.issubset(known.get(node.name, names)) for node in nodes if node.state in _ROLES - {GUARDED})
 
 
 def make_view(*, as_json: bool) -> UpView:

@@ -78,6 +78,8 @@ class Supervisor:
         self._stopping = False
         self._guarded: dict[int, int] = {}
         """By process, for how many looks its status is not asked for: it needs a credential."""
+        self.urls_known: dict[str, frozenset[str]] = {}
+        """By node: the nodes whose URLs it has told at the last look. Its console can ask these."""
         self.ends: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
         """Name and reason of each node that ended by itself."""
 
@@ -219,6 +221,8 @@ class Supervisor:
         except OperationError as failure:
             error = failure
         if status is not None and status.name == plan.name:
+            if status.members:
+                self.urls_known[plan.name] = frozenset(member.name for member in status.members if member.http)
             return msgspec.structs.replace(
                 common,
                 state=status.role,

@@ -180,9 +180,10 @@ class Site:
 
             policy.member_origins = site.member_origins
 
-        Pages of these origins may read from this node.
+        Pages of these origins may read from this node. A node at 127.0.0.1 is opened as localhost, too.
         """
-        return origins_of(member.http for member in self._backend.members().members)
+        found = origins_of(member.http for member in self._backend.members().members)
+        return found | {origin.replace("//127.0.0.1:", "//localhost:") for origin in found}
 
     def _name_of(self, node_id: int) -> str:
         wanted = f"{node_id:016x}"

@@ -7,6 +7,7 @@ by the HTTP interface is refused nothing by that setting; roles are (docs/users.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -22,7 +23,7 @@ from syncline.server.api.parameters import Query, Text
 from syncline.server.api.router import Router
 from syncline.server.auth.access import OPEN
 from syncline.server.config import ConsoleMode
-from syncline.server.console.files import PAGE, TYPES, console_files
+from syncline.server.console.files import PAGE, TYPES, ConsoleFile, console_files
 from syncline.server.http.request import Request
 from syncline.server.http.response import NO_CACHE, Respond, Response, bare, json_response, status_line
 
@@ -40,6 +41,9 @@ POLICY: Final = (
     " frame-ancestors 'none'"
 )
 """No script, style or picture from elsewhere, and none in the page itself. The page may ask the cluster's nodes."""
+
+_PLACE: Final = b'<meta name="origins" content="'
+"""Stands in the page before the origins of its policy: the page then knows which nodes it may ask."""
 
 NO_QUERY: Final = Query()
 _ETAG: Final = Field("ETag", "Of this file.", '"[0-9a-f]{32}"')
@@ -108,18 +112,17 @@ class ConsoleRoutes:
         found = console_files().get(name)
         if found is None:
             raise RequestError(f"the console has no file {name[:80]!r}", status=404, code="unknown_route")
+        origins = "".join(f" {origin}" for origin in sorted({*self._origins(), *origins_of([self._console.lab])}))
+        if name == PAGE:
+            found = _with_origins(found, origins.strip().encode())
         head = b"%s%sETag: %s\r\n" % (NO_CACHE, SAFETY, found.etag)
-        head += b"Content-Security-Policy: %s\r\n" % self._policy()
+        head += b"Content-Security-Policy: %s\r\n" % POLICY.format(origins=origins).encode()
         asked = request.headers.get(b"if-none-match", b"")
         if found.etag in asked or asked == b"*":
             respond(Response(304, status_line(304) + head))
             return
         head += b"Content-Type: %s\r\nContent-Length: %d\r\n" % (found.media_type, len(found.content))
         respond(Response(200, status_line(200) + head, found.content))
-
-    def _policy(self) -> bytes:
-        origins = sorted({*self._origins(), *origins_of([self._console.lab])})
-        return POLICY.format(origins="".join(f" {origin}" for origin in origins)).encode()
 
     def _move(self, request: Request, respond: Respond) -> None:
         NO_QUERY.parse(request.query)
@@ -131,11 +134,21 @@ class ConsoleRoutes:
         respond(json_response(ConsoleSettings(name=self._name, mode=console.mode, lab=console.lab)))
 
 
+def _with_origins(page: ConsoleFile, origins: bytes) -> ConsoleFile:
+    """The page with the origins of its policy. Its ETag changes with them: a page that is kept has the old policy."""
+    content = page.content.replace(_PLACE, _PLACE + origins, 1)
+    etag = b'"%s"' % hashlib.blake2b(content, digest_size=16).hexdigest().encode()
+    return ConsoleFile(page.media_type, content, etag)
+
+
 def origins_of(urls: Iterable[str]) -> set[str]:
     """The origins of members' URLs, those that have one."""
     found = set()
     for url in urls:
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:  # such as http://[::1; a member of another version may announce what this one would not
+            continue
         origin = f"{parts.scheme}://{parts.netloc}".lower()
         if _ORIGIN.fullmatch(origin):
             found.add(origin)

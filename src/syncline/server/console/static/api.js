@@ -1,6 +1,6 @@
 // Requests to the HTTP interface: of this node, and reads of the other nodes of the cluster.
 
-import { base64Of, bytesIn, bytesOf, percent, same } from "./bytes.js";
+import { base64Of, bytesIn, bytesOf, member, percent, same } from "./bytes.js";
 
 export class ApiError extends Error {
   constructor(status, code, message, { outcome = "not_applied", details = null } = {}) {
@@ -22,6 +22,11 @@ class Api {
     this.onSignIn = () => {};
     this.withCredentials = "omit"; // a browser then shows no dialog of its own for a 401
     this.restore();
+  }
+
+  // The password is kept, for lack of a token: it is gone when the page is loaded again.
+  get isInMemory() {
+    return this.credential.startsWith("Basic ");
   }
 
   get canWrite() {
@@ -72,13 +77,21 @@ class Api {
     sessionStorage.setItem(STORED, JSON.stringify({ token, user, id }));
   }
 
+  forget() {
+    Object.assign(this, { credential: "", user: "", tokenId: "" });
+    try {
+      sessionStorage.removeItem(STORED);
+    } catch {
+      // no storage here: nothing was kept
+    }
+  }
+
   async signOut() {
     const id = this.tokenId;
-    sessionStorage.removeItem(STORED);
     try {
       if (id) await this.json("DELETE", `/token/${id}`, { quiet: true });
     } finally {
-      Object.assign(this, { credential: "", user: "", tokenId: "" });
+      this.forget();
     }
   }
 
@@ -111,17 +124,20 @@ class Api {
       });
     }
     if (response.ok || response.status === 304) return response;
-    throw await this.refusal(response, quiet);
+    throw await this.refusal(response, quiet, fields.Authorization);
   }
 
-  async refusal(response, quiet) {
+  async refusal(response, quiet, sent) {
     let told = {};
     try {
       told = (await response.json()).error ?? {};
     } catch {
       told = { message: `${response.status} ${response.statusText}` }; // not ours: a proxy may have answered
     }
-    if (response.status === 401 && !quiet) this.onSignIn(told.message);
+    if (response.status === 401 && !quiet) {
+      if (sent === this.credential) this.forget(); // a wrong password that is sent each second locks its user out
+      this.onSignIn(told.message);
+    }
     return new ApiError(response.status, told.code ?? "unknown", told.message ?? "", told);
   }
 
@@ -172,11 +188,16 @@ class Api {
     return (await this.read("/keys", query, options)).json();
   }
 
-  // A key's record without its value; null if there is none.
+  // A key's record; null if there is none.
   async record(key) {
-    const found = await this.list({ prefix: key, limit: 1 });
-    const item = found.keys[0];
-    return item && same(bytesIn(item, "key"), key) ? item : null;
+    try {
+      const item = (await this.list({ prefix: key, limit: 1 })).keys[0];
+      return item && same(bytesIn(item, "key"), key) ? item : null;
+    } catch (error) {
+      if (error.status !== 403) throw error; // a user may have this key alone, and no list
+      const [found] = (await this.json("POST", "/txn", { body: { then: [{ op: "get", ...member("key", key) }] } })).results;
+      return found.found ? found : null;
+    }
   }
 }
 

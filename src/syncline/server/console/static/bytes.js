@@ -4,9 +4,12 @@ const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 const encoder = new TextEncoder();
 
 // Characters that are not seen, or that change the order of others: control characters, marks of direction
-// ("bidi"), joiners, spaces of odd widths, private use.
+// ("bidi"), joiners, spaces of odd widths, private use, tags (two units of UTF-16).
 const HIDDEN =
-  /[\u0000-\u001f\u007f-\u00a0\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\uffff\ue000-\uf8ff]/g;
+  /[\u0000-\u001f\u007f-\u00a0\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\uffff\ue000-\uf8ff]|\udb40[\udc00-\udfff]/g;
+
+// A backslash that looks like the begin of an escape.
+const LOOKALIKE = /\\(?=u[0-9a-f]{4}|x[0-9a-f]{2})/g;
 
 export const bytesOf = (text) => encoder.encode(text);
 
@@ -80,22 +83,23 @@ export function member(name, bytes) {
   return text === null ? { [`${name}_base64`]: base64Of(bytes) } : { [name]: text };
 }
 
-// One line of text for bytes, hidden characters and other bytes escaped with backslashes.
-export function plainOf(bytes) {
+// One line of text for bytes, hidden characters and other bytes escaped with backslashes. Two keys never look the same.
+// A text that is shown `asWritten` has its backslashes as they are: the escapes of JSON are common in values.
+export function plainOf(bytes, { asWritten = false } = {}) {
   const text = textOf(bytes);
   if (text === null) return Array.from(bytes, (one) => (one > 31 && one < 127 && one !== 92 ? String.fromCharCode(one) : `\\x${one.toString(16).padStart(2, "0")}`)).join("");
-  return text.replaceAll(HIDDEN, escapedOf);
+  return (asWritten ? text : text.replaceAll(LOOKALIKE, escapedOf)).replaceAll(HIDDEN, escapedOf);
 }
 
-const escapedOf = (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, "0")}`;
+const escapedOf = (one) => Array.from({ length: one.length }, (_, at) => `\\u${one.charCodeAt(at).toString(16).padStart(4, "0")}`).join("");
 
 // Bytes as an element: escapes stand out, and the direction of the text stays within it.
-export function shown(bytes, { most = 512 } = {}) {
+export function shown(bytes, { most = 512, asWritten = false } = {}) {
   const cut = bytes.length > most;
   const part = cut ? bytes.subarray(0, most) : bytes;
   const element = document.createElement("bdi");
   element.className = "bytes";
-  const plain = plainOf(cut && textOf(part) === null && textOf(bytes) !== null ? wholeCharacters(part) : part);
+  const plain = plainOf(cut && textOf(part) === null && textOf(bytes) !== null ? wholeCharacters(part) : part, { asWritten });
   for (const piece of plain.split(/(\\u[0-9a-f]{4}|\\x[0-9a-f]{2})/)) {
     if (!piece) continue;
     if (/^\\[ux]/.test(piece)) {

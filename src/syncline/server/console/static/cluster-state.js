@@ -1,11 +1,18 @@
 // What is known of the cluster: this node's status, and that of each node that this page may ask.
 
-import { api } from "./api.js";
+import { api, ApiError } from "./api.js";
 import { one, parsed } from "./metrics.js";
 
 const EVERY_MS = 1000;
 const OTHERS_MS = 1500;
 const METRICS_EVERY = 2; // looks
+const STORED = "syncline.loaded";
+
+const originOf = (url) => (URL.canParse(url) ? new URL(url).origin : "");
+const allowed = new Set([location.origin, ...document.querySelector("meta[name=origins]").content.split(" ").map(originOf)]);
+
+// Whether the policy of this page lets it ask a node: it has the members of the moment when the page was loaded.
+export const mayAsk = (url) => allowed.has(originOf(url));
 
 class ClusterState extends EventTarget {
   constructor() {
@@ -51,6 +58,11 @@ class ClusterState extends EventTarget {
   lookAtOthers(withMetrics) {
     for (const member of this.view?.members ?? []) {
       if (!member.http || member.id === this.status?.id || this.asked.has(member.id)) continue;
+      if (!mayAsk(member.http)) {
+        this.nodes.set(member.id, { status: null, error: new ApiError(0, "late", "It has announced its address after this page was loaded: load the page again to see it.") });
+        loadAgain(originOf(member.http));
+        continue;
+      }
       this.asked.add(member.id);
       this.lookAt(member.http, withMetrics, OTHERS_MS, this.nodes.get(member.id)).then((found) => {
         this.asked.delete(member.id);
@@ -108,6 +120,7 @@ class ClusterState extends EventTarget {
         warnings: node.warnings ?? [],
         leads: leading?.id === member.id,
         own: this.status?.id === member.id,
+        heard: [...this.nodes.values()].some((other) => other.status?.leader?.id === member.id), // it leads, and another node follows
         fsyncS: metrics ? one(metrics, "syncline_disk_wal_last_fsync_seconds") : null,
         freeBytes: metrics ? one(metrics, "syncline_disk_free_bytes") : null,
         waitsS: metrics ? one(metrics, "syncline_disk_wal_waits_seconds") : null,
@@ -122,6 +135,19 @@ class ClusterState extends EventTarget {
     const up = members.filter((one_) => this.nodes.get(one_.id)?.status);
     return [...new Set([...up, ...members].map((one_) => one_.http))];
   }
+}
+
+// Load the page again, once for each member that has come later, if that interrupts nothing.
+function loadAgain(origin) {
+  if (document.querySelector("dialog, .editor, [aria-pressed=true]:not(.node)") || document.activeElement?.matches("input") || api.isInMemory) return;
+  try {
+    const before = (sessionStorage.getItem(STORED) ?? "").split(" ");
+    if (before.includes(origin)) return;
+    sessionStorage.setItem(STORED, [...before, origin].join(" ").trim());
+  } catch {
+    return; // no storage: it could be loaded for ever
+  }
+  location.reload();
 }
 
 function roundTrip(metrics, member) {

@@ -30,7 +30,13 @@ export function diagnose(cluster) {
       add("bad", "No quorum: nothing can be written", `${up} of ${voters.length} voters ${up === 1 ? "answers" : "answer"}, and ${needed} are needed. Start ${names(silent)} again; if they are lost for good, see docs/recovery.md. Until then this console shows what this node has, which may be old.`, "status");
     else add("warn", "There is no leader at this moment", `An election takes a second or two.${why}`, "status");
   } else {
-    for (const one of silent) add("bad", `${one.name} does not answer`, `The others go on. ${spare(voters.length, silent.length)}`, `status`);
+    const heard = members.find((one) => one.heard);
+    for (const one of silent) {
+      if (one.error?.code === "late") add("info", `${one.name} has come after this page was loaded`, "Load the page again to see it.");
+      else if (one.heard && !one.leads) add("warn", `This page does not reach ${one.name}`, "It leads, and other nodes hear it. So it runs, and what is between it and this browser is in the way.", "status");
+      else if (!leading) add("warn", `This page does not reach ${one.name}`, `It may run all the same. The leader${heard ? `, ${heard.name},` : ""} knows, and is not reached from here either.`, "status");
+      else add("bad", `${one.name} does not answer`, `The others go on. ${spare(voters.length, silent.length)}`, "status");
+    }
   }
   for (const one of members) {
     if (one.status?.digest_agreement === "no_majority") add("bad", "The members' states differ", "No majority of the voters has the same state, so none is known to be right. See docs/digest.md.", "status --wide");

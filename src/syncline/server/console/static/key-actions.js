@@ -3,7 +3,7 @@
 import { api } from "./api.js";
 import { base64Of, bytesIn, bytesOf, fromBase64, fromHex, member, number, plainOf, same, sizeText, textOf } from "./bytes.js";
 import { cluster } from "./cluster-state.js";
-import { keyWord, line } from "./commands.js";
+import { keyWord, line, word } from "./commands.js";
 import { ask } from "./dialog.js";
 import { h, pickFile, save, say, tell } from "./dom.js";
 import { countBelow } from "./listing.js";
@@ -42,7 +42,13 @@ export async function newKey(prefix, onDone) {
   const given = await ask({
     title: "New key",
     fields: [...keyFields("Key", prefix), { name: "value", label: "Value (text)", type: "textarea" }, { name: "ttl", label: "Deleted after (empty: never)", hint: "30s, 5m, 2h" }],
-    command: ({ key, value, ttl }) => line(`put --if-absent${ttl ? ` --ttl ${ttl}` : ""} ${keyWord(bytesOf(key))} ${keyWord(bytesOf(value))}`, cluster.endpoints),
+    command: ({ key, form, value, ttl }) => {
+      try {
+        return line(`put --if-absent${ttl ? ` --ttl ${word(ttl)}` : ""} ${keyWord(bytesFrom(key, form))} ${keyWord(bytesOf(value))}`, cluster.endpoints);
+      } catch {
+        return ""; // half of a hexadecimal number
+      }
+    },
     action: "Create",
   });
   if (!given) return;

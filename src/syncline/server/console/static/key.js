@@ -138,8 +138,10 @@ class KeyView {
       return;
     }
     const text = textOf(value);
-    const form = text === null || this.form === "hex" ? "hex" : "text";
-    const before = form === "hex" ? hexOf(value).replaceAll(/(..)/g, "$1 ").trim() : this.form === "json" ? pretty(text) ?? text : text;
+    const crlf = text !== null && text.includes("\r\n"); // a text field has line feeds alone
+    const form = text === null || this.form === "hex" || (crlf ? text.replaceAll("\r\n", "") : text.replaceAll("\n", "")).match(/[\r\n]/) ? "hex" : "text";
+    const before = form === "hex" ? hexOf(value).replaceAll(/(..)/g, "$1 ").trim() : (this.form === "json" && pretty(text)) || (crlf ? text.replaceAll("\r\n", "\n") : text);
+    const laid = this.form === "json" && pretty(text) !== null;
     const area = h("textarea", { class: "editor", rows: 18, spellcheck: "false", "aria-label": `The value, ${form === "hex" ? "in hexadecimal" : "as text"}`, value: before });
     this.editing = true;
     const cancel = () => {
@@ -150,7 +152,7 @@ class KeyView {
     const store = async () => {
       try {
         if (this.form === "json" && form === "text") JSON.parse(area.value);
-        await this.store(bytesFrom(area.value, form), this.found.revision);
+        await this.store(bytesFrom(form === "text" && crlf && !laid ? area.value.replaceAll("\n", "\r\n") : area.value, form), this.found.revision);
       } catch (error) {
         if (error instanceof SyntaxError) say(`This is no JSON: ${error.message}. Choose Text to save it all the same.`, "bad");
         else tell(error);
@@ -170,7 +172,8 @@ class KeyView {
   // Save under a condition. If it does not hold, show both versions side by side.
   async store(value, revision) {
     try {
-      const done = await api.put(this.key, value, { ifMatch: revision, lease: this.record?.lease });
+      const record = await api.record(this.key); // without its lease a key would stay for ever
+      const done = await api.put(this.key, value, { ifMatch: revision, lease: record?.mod_revision === revision ? record.lease : undefined });
       this.saved = done.revision;
       say(`Saved as revision ${number(done.revision)}.`, "good");
       await this.load();
@@ -281,7 +284,7 @@ class KeyView {
         tell(error);
       }
     };
-    return h("li", {}, h("div", { class: "row between" }, h("span", {}, h("strong", {}, `rev ${number(revision)}`), " ", h("span", { class: "hint" }, sizeText(value.length))), current ? h("span", { class: "badge lead" }, "now") : api.canWrite && h("button", { class: "small", onclick: restore }, "Restore")), h("div", { class: "preview" }, shown(value, { most: 120 })));
+    return h("li", {}, h("div", { class: "row between" }, h("span", {}, h("strong", {}, `rev ${number(revision)}`), " ", h("span", { class: "hint" }, sizeText(value.length))), current ? h("span", { class: "badge lead" }, "now") : api.canWrite && h("button", { class: "small", onclick: restore }, "Restore")), h("div", { class: "preview" }, shown(value, { asWritten: true, most: 120 })));
   }
 }
 
@@ -291,12 +294,28 @@ function usualForm(value) {
   return value.length <= PRETTY_BYTES && /^\s*[[{]/.test(text) && pretty(text) !== null ? "json" : "text";
 }
 
+// JSON, laid out. Numbers, names and texts stay as they are written: JSON.parse would round 12345678901234567890.
 function pretty(text) {
   try {
-    return JSON.stringify(JSON.parse(text), null, 2);
+    JSON.parse(text);
   } catch {
     return null; // not JSON: it is shown as text
   }
+  let depth = 0;
+  const line = () => `\n${"  ".repeat(depth)}`;
+  const pieces_ = text.match(/"(?:[^"\\]|\\.)*"|[[\]{},:]|[^\s[\]{},:"]+/g);
+  return pieces_.map((piece, at) => {
+    const [before, next] = [pieces_[at - 1], pieces_[at + 1]];
+    if (piece === "{" || piece === "[") {
+      depth += 1;
+      return next === "}" || next === "]" ? piece : piece + line();
+    }
+    if (piece === "}" || piece === "]") {
+      depth -= 1;
+      return before === "{" || before === "[" ? piece : line() + piece;
+    }
+    return piece === "," ? piece + line() : piece === ":" ? ": " : piece;
+  }).join("");
 }
 
 // A value in one form. Lines that `other` has not are marked.
@@ -321,7 +340,7 @@ function valueView(value, part, form, other = null) {
 // A text in which hidden characters are seen; line ends and tabs stay.
 function visible(text) {
   if (!/[^\n\t\x20-\x7e\u00a1-\u024f]/.test(text)) return [text];
-  return text.split(/([\n\t])/).flatMap((piece) => (piece === "\n" || piece === "\t" || !piece ? [piece] : pieces(plainOf(bytesOf(piece)))));
+  return text.split(/([\n\t])/).flatMap((piece) => (piece === "\n" || piece === "\t" || !piece ? [piece] : pieces(plainOf(bytesOf(piece), { asWritten: true }))));
 }
 
 function pieces(plain) {

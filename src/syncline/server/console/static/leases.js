@@ -118,7 +118,7 @@ function lockCard({ name, items }, view) {
   return h("div", { class: "lock" }, h("h3", {}, shown(name)), h("ol", {}, items.map(({ key, item }, at) => {
     const left = view.details.get(item.lease)?.ttl_s;
     const value = bytesIn(item, "value");
-    return h("li", { class: at ? "" : "holder" }, h("span", { class: `badge ${at ? "" : "lead"}` }, at ? `waits, ${at}` : "holds it"), " ", h("span", {}, `token ${number(item.create_revision)}`), value?.length ? [" ", h("span", { class: "preview" }, shown(value, { most: 60 }))] : null, left === undefined ? null : h("span", { class: "meta" }, `${left.toFixed(1)} s left`), " ", h("a", { href: keyLink(key), "data-id": `link ${plainOf(key)}` }, "key"), !at && api.canWrite && h("button", { class: "danger quiet small", "data-id": plainOf(key), onclick: () => takeAway(key) }, "Take it away"));
+    return h("li", { class: at ? "" : "holder" }, h("span", { class: `badge ${at ? "" : "lead"}` }, at ? `waits, ${at}` : "holds it"), " ", h("span", {}, `token ${number(item.create_revision)}`), value?.length ? [" ", h("span", { class: "preview" }, shown(value, { asWritten: true, most: 60 }))] : null, left === undefined ? null : h("span", { class: "meta" }, `${left.toFixed(1)} s left`), " ", h("a", { href: keyLink(key), "data-id": `link ${plainOf(key)}` }, "key"), !at && api.canWrite && h("button", { class: "danger quiet small", "data-id": plainOf(key), onclick: () => takeAway(key) }, "Take it away"));
   })));
 }
 

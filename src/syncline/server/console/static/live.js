@@ -117,5 +117,5 @@ function tail(signal) {
 function row({ revision, at, item }) {
   const key = bytesIn(item, "key");
   const value = bytesIn(item, "value");
-  return h("li", {}, h("time", {}, clock(at)), h("span", { class: `badge ${item.type === "put" ? "put" : "del"}` }, item.type), h("a", { href: keyLink(key), class: "key" }, shown(key, { most: 120 })), h("span", { class: "preview" }, value ? shown(value, { most: 80 }) : ""), h("span", { class: "meta" }, `rev ${number(revision)}`));
+  return h("li", {}, h("time", {}, clock(at)), h("span", { class: `badge ${item.type === "put" ? "put" : "del"}` }, item.type), h("a", { href: keyLink(key), class: "key" }, shown(key, { most: 120 })), h("span", { class: "preview" }, value ? shown(value, { asWritten: true, most: 80 }) : ""), h("span", { class: "meta" }, `rev ${number(revision)}`));
 }

@@ -43,7 +43,7 @@ function drawState() {
   const bad = error || !leader;
   state.className = `state ${bad ? "bad" : "good"}`;
   put(state, h("span", { class: "dot", "aria-hidden": "true" }), status ? h("span", {}, h("strong", {}, status.cluster || "cluster"), " · ", status.name) : null, h("span", {}, error ? (error.status === 401 ? "signed out" : error.status === 403 ? "no permission" : "no answer") : leader ? `led by ${leader}` : "no leader"));
-  put(account, api.credential ? [h("span", { class: "hint" }, api.user || "token"), h("button", { class: "quiet small", onclick: signOut }, "Sign out")] : null, api.mode === "read-only" ? h("span", { class: "badge" }, "read-only") : null);
+  put(account, api.credential ? [h("span", { class: "hint" }, api.user || "token"), h("button", { class: "quiet small", onclick: signOut }, "Sign out")] : null, error?.status === 401 ? h("button", { class: "small", onclick: () => signIn("", signedIn, { asked: true }) }, "Sign in") : null, api.mode === "read-only" ? h("span", { class: "badge" }, "read-only") : null);
 }
 
 function route() {
@@ -91,8 +91,18 @@ function key(event) {
   event.preventDefault();
 }
 
+async function signedIn() {
+  if (!api.isInMemory) {
+    location.reload();
+    return;
+  }
+  timeLine.stop(); // its streams were refused, and begin again
+  await cluster.look();
+  route();
+}
+
 async function begin() {
-  api.onSignIn = (why) => signIn(why, () => location.reload());
+  api.onSignIn = (why) => signIn(why, signedIn);
   cluster.start(); // at once: its answer is on the way while the settings are
   let settings;
   for (const credentials of ["omit", "same-origin"]) {

@@ -46,7 +46,7 @@ function link(from, to, member, moves) {
 
 function roleOf(member) {
   if (member.leads) return "leader";
-  if (!member.status) return member.error?.status === 401 || member.error?.status === 403 ? "no permission" : member.active === true ? "not seen from here" : "no answer";
+  if (!member.status) return member.error?.status === 401 || member.error?.status === 403 ? "no permission" : member.active === true || member.heard || member.error?.code === "late" ? "not seen from here" : "no answer";
   return member.role === "learner" ? "learner" : member.status.role;
 }
 

@@ -1,13 +1,16 @@
 // Signing in, where clients need credentials (docs/users.md).
 
 import { api } from "./api.js";
-import { h, tell } from "./dom.js";
+import { ask } from "./dialog.js";
+import { h } from "./dom.js";
 
 let open = null;
+let dismissed = false; // each request of the page would open it again
 
 // A dialog with a form: a user and its password, or a token. `onDone` is called when the credential was good.
-export function signIn(why, onDone) {
-  if (open) return;
+// One that is not asked for comes once: afterwards there is a button.
+export function signIn(why, onDone, { asked = false } = {}) {
+  if (open || (dismissed && !asked)) return;
   const user = h("input", { type: "text", name: "username", autocomplete: "username", spellcheck: "false" });
   const password = h("input", { type: "password", name: "password", autocomplete: "current-password" });
   const token = h("input", { type: "password", name: "token", autocomplete: "off" });
@@ -39,6 +42,7 @@ export function signIn(why, onDone) {
   });
   open = h("dialog", { "aria-label": "Sign in" }, form);
   open.addEventListener("close", () => {
+    dismissed = true;
     open.remove();
     open = null;
   });
@@ -51,7 +55,7 @@ export async function signOut() {
   try {
     await api.signOut();
   } catch (error) {
-    tell(error);
+    await ask({ title: "Signed out on this page alone", text: `${error.message}. So the token could not be ended: it ends by itself, 12 hours after it was made.` });
   }
   location.reload();
 }

@@ -1,34 +1,60 @@
 // Server-sent events over fetch: an EventSource can't send a credential.
 
-import { api } from "./api.js";
+import { api, ApiError } from "./api.js";
 
 const LONGEST_PAUSE_MS = 10000;
 const MOST_LINE = 32 * 1024 * 1024; // a revision of many large values; more is no stream of ours
 
-// Follow a stream until `signal` ends it, and connect again after each break. `onMessage({id, event, data})`;
+// Follow a stream until `signal` ends it, and connect again after each break. A page that is not seen follows nothing: a
+// browser has six connections to a node for all its pages, and the seventh stream would stop each of them. `onMessage({id, event, data})`;
 // `onState(text)` with what is wrong, empty if all is well.
 export async function follow(path, { node, query = {}, onMessage, onState = () => {}, signal }) {
   let last = "";
   let pause = 500;
   while (!signal.aborted) {
+    await seen(signal);
+    const hidden = new AbortController();
+    const look = () => document.hidden && hidden.abort();
+    document.addEventListener("visibilitychange", look);
     try {
       const headers = { Accept: "text/event-stream", ...(last && { "Last-Event-ID": last }) };
-      const response = await api.request("GET", path, { node, query, headers, signal, timeoutMs: 0 });
+      const response = await api.request("GET", path, { node, query, headers, quiet: Boolean(node) && node !== api.home, signal: AbortSignal.any([signal, hidden.signal]), timeoutMs: 0 });
       onState("");
       pause = 500;
       for await (const message of messages(response)) {
         if (message.id) last = message.id;
-        if (message.event === "error") throw new Error(JSON.parse(message.data).error.message);
+        if (message.event === "error") throw told(JSON.parse(message.data).error);
         if (message.data) onMessage(message);
       }
     } catch (error) {
       if (signal.aborted) return;
+      if (hidden.signal.aborted) continue;
       onState(error.message);
+      if (error.code === "compacted") last = ""; // what came meanwhile is gone: go on from now
       if (error.status === 401 || error.status === 403 || error.status === 404) return;
+    } finally {
+      document.removeEventListener("visibilitychange", look);
     }
     await new Promise((resolve) => setTimeout(resolve, pause));
     pause = Math.min(LONGEST_PAUSE_MS, pause * 2);
   }
+}
+
+const told = ({ code, message }) => new ApiError(0, code, message);
+
+// Wait until the page is seen, or the stream is not wanted any more.
+function seen(signal) {
+  if (!document.hidden || signal.aborted) return undefined;
+  return new Promise((resolve) => {
+    const end = new AbortController();
+    const look = () => {
+      if (document.hidden && !signal.aborted) return;
+      end.abort();
+      resolve();
+    };
+    document.addEventListener("visibilitychange", look, { signal: end.signal });
+    signal.addEventListener("abort", look, { signal: end.signal });
+  });
 }
 
 async function* messages(response) {

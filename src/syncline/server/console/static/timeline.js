@@ -2,7 +2,7 @@
 
 import { api } from "./api.js";
 import { number } from "./bytes.js";
-import { cluster } from "./cluster-state.js";
+import { cluster, mayAsk } from "./cluster-state.js";
 import { follow } from "./sse.js";
 
 const KEPT = 400;
@@ -18,7 +18,7 @@ class TimeLine extends EventTarget {
   // Follow each node that has a URL. This node's stream is asked under the address of this page.
   watch() {
     const members = cluster.view?.members ?? [];
-    const urls = new Map(members.filter((one) => one.http).map((one) => [one.id === cluster.status?.id ? api.home : one.http, one.name]));
+    const urls = new Map(members.filter((one) => one.id === cluster.status?.id || mayAsk(one.http)).map((one) => [one.id === cluster.status?.id ? api.home : one.http, one.name]));
     for (const [url, end] of this.followed) {
       if (!urls.has(url)) {
         end.abort();
