@@ -99,7 +99,7 @@ def test_beat_sends_what_the_broker_could_not_take_when_it_is_back(
 
     monkeypatch.setattr(beat.app, "send_task", send)
     while not beat._sending:
-        assert beat.tick() >= 0
+        beat.tick()
     [run] = beat._sending.values()
     assert not sent
     away = False
