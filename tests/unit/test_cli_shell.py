@@ -42,6 +42,8 @@ def test_shell_help_explains_a_command() -> None:
 
 def test_shell_on_a_terminal_completes_and_keeps_its_history(tmp_path: Path) -> None:
     history = tmp_path / "history"
+    history.write_text("list\n")
+    history.chmod(0o644)
     with (
         site_in_thread() as site,
         on_terminal(
