@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import stat
 from pathlib import Path
 
@@ -74,5 +75,10 @@ def test_shell_completer_knows_commands_options_and_keys() -> None:
         assert completer.candidates("get jobs/", "jobs/") == ["jobs/one"]
         assert "--consistency" in completer.candidates("get --con", "--con")
         assert completer.candidates('put "a b', "b") == []
+        for key in ("a'b", 'c"d', "e\\f"):
+            assert syncline("put", key, "1", endpoints=site.url).status == 0
+            [found] = completer.candidates(f"get {key[0]}", key[0])
+            assert shlex.split(found) == [key]
+            assert completer.candidates(f"get {found[:3]}", found[:3]) == [found]
         assert completer("get jo", "jo", 0) == "jobs/"
         assert completer("get jo", "jo", 1) is None
