@@ -39,7 +39,7 @@ test: $(VENV)/.installed
 # etcd's clients and other frameworks against a cluster of ours, and the engines on real servers, in an environment of
 # their own: they pin versions of what they need. With Debian's etcd-client, etcd-server and postgresql there are more
 # tests; what is missing is said at the end of the run. The frameworks' own tests are in no wheel: they come from the
-# source distributions, and are left out if those can't be downloaded. Three at a time, as `make test`.
+# source distributions, and are left out if those can't be downloaded. Three at a time: they wait more than they work.
 COMPAT := .venv-compat
 COMPAT_TESTS := $(COMPAT)/bin/python -m pytest -W default --numprocesses 3 --dist loadfile --no-loadscope-reorder \
 	tests/compat/etcd tests/compat/contrib tests/compat/engines
