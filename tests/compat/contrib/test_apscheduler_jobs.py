@@ -260,12 +260,17 @@ def test_job_state_that_is_none_is_refused(state: bytes) -> None:
         json_loads(state)
 
 
-def test_job_record_that_is_none_is_left_alone(kv: Client, syncline_cluster: ProcessCluster) -> None:
+@pytest.mark.parametrize(
+    "record",
+    [b"\xff", b'{"next_run":"2026-01-01T00:00:00"}', b'{"job":' + b"[" * 9000 + b"]" * 9000 + b"}", b"[]", b""],
+    ids=["no text", "no zone", "deep", "a list", "empty"],
+)
+def test_job_record_that_is_none_is_left_alone(record: bytes, kv: Client, syncline_cluster: ProcessCluster) -> None:
     """Another version may know it. The other jobs go on."""
     store = JobStore(syncline_cluster.endpoints)
     scheduler = BackgroundScheduler()
     store.start(scheduler, "default")
-    kv.put("apscheduler/default/jobs/odd", b"\xff")
+    kv.put("apscheduler/default/jobs/odd", record)
     store.add_job(_job(scheduler, "a"))
     assert [job.id for job in store.get_due_jobs(NOW + timedelta(hours=1))] == ["a"]
     assert store.lookup_job("odd") is None

@@ -274,7 +274,7 @@ class JobStore(JobStoreBase):
     def _record_in(self, job_id: str, revision: int, value: bytes) -> JobRecord | None:
         try:
             return msgspec.json.decode(value, type=JobRecord)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             self._cannot_read(job_id, revision, error)
             return None
 
