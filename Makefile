@@ -31,10 +31,10 @@ $(VENV)/.installed: $(VENV)/.runtime
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
 	@touch $@
 
-# Three at a time: the tests of real processes wait more than they work. A file's tests stay together and in order, and the
+# Four at a time: the tests of real processes wait more than they work. A file's tests stay together and in order, and the
 # files with the longest ones (chaos, integration) are not left to the end. What `verify` runs is not run again.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m 'not slow' --numprocesses 3 --dist loadfile --no-loadscope-reorder $(TIDY:%=--ignore %)
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses 4 --dist loadfile --no-loadscope-reorder $(TIDY:%=--ignore %)
 
 # etcd's clients and other frameworks against a cluster of ours, and the engines on real servers, in an environment of
 # their own: they pin versions of what they need. With Debian's etcd-client, etcd-server and postgresql there are more

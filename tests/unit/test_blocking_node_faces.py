@@ -98,6 +98,9 @@ KINDS = {"LeaderTerm": LeaderTerm, "Machine": Machine, "Raft": Raft, "Session": 
 FIRST_LINES = {
     "Await the future for the state machine's answer.": "Returns the state machine's answer.",
     "For the main thread's loop.": "For the main thread.",
+    "`Config`, the path of a TOML file with its settings, or an engine's URL.": (
+        "`Config`, or the path of a TOML file with its settings."
+    ),
 }
 """What stands in the first line of the async method, and what in its place in the blocking one."""
 

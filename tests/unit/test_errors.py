@@ -40,6 +40,18 @@ UNKNOWN = {
 """Their outcome is `unknown` unless the raiser knows better: all others say that a retry is safe."""
 
 OWN_WAITS = {
+    "ask": "a connection of the client, which raises `ConnectFailed` and `ConnectionLost`",
+    "_stopped": "an event",
+    "run_load": "a dial",
+    "debug": "the parts of a bundle: what a node refuses or does not answer is noted in it",
+    "check_names": "a name server",
+    "check_peers": "a dial",
+    "_dial_s": "a dial",
+    "attempt": "one request to a backend of others",
+    "_in_time": "the first contact with a backend of others",
+    "_close_applier": "the end of the state machine",
+    "_take": "the view of the state machine, and one request to a backend of others",
+    "_write": "a backend of others",
     "open_beside": "the end of a worker",
     "_wait": "a lock or a campaign of etcd's clients, for the time that a request may wait",
     "_read_on": "the room for a large read",

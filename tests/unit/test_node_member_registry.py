@@ -71,11 +71,12 @@ class Node:
             writer=SimpleNamespace(settle_now=nothing, durable_commit=10**9),
         )
         self.core = self.parts.core = Core()
-        self.running = SimpleNamespace(stopped=False)
+        self.running = SimpleNamespace(stopped=False, wake=nothing)
         self.applied, self.restoring = 0, False
         self.proposals = self.snapshotter = self.reads = ignored
         self.on_applied = nothing
         self.role_watch = SimpleNamespace(look=nothing)
+        self.stages = SimpleNamespace(applied=nothing)
         self.fail = self.failures.append
         self.parts.proposals = ignored
         self.parts.settlement = SimpleNamespace(complete=True, look=nothing)

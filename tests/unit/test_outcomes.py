@@ -40,6 +40,7 @@ def driver(calls: list[object], *, restoring: bool) -> Driver:
             snapshotter=nothing,
             reads=nothing,
             role_watch=SimpleNamespace(look=lambda: None),
+            stages=nothing,
             on_applied=lambda _: None,
             fail=calls.append,
         ),

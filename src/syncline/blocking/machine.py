@@ -74,6 +74,9 @@ class BlockingMachine(BlockingFace, Machine):
                 ...
 
         Its arguments and errors are those of `syncline.Machine.open`.
+
+        Raises:
+            ConfigError: also for the URL of another engine.
         """
         cls._check_made()
         check_timeout(timeout)

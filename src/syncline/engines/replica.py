@@ -289,7 +289,9 @@ class LogReplica(ReplicaSessions[R_co]):
     def stats(self) -> EngineStats:
         """The node's figures at this moment.
 
-        print(replica.stats().applied)
+            print(replica.stats().applied)
+
+        Never waits on anything.
         """
         driver = self._driver
         return EngineStats(
@@ -317,14 +319,18 @@ class LogReplica(ReplicaSessions[R_co]):
     async def reach_machine_version(self, version: int, *, timeout: float = 5.0) -> bool:  # noqa: ARG002
         """Whether `machine_version` is at least this.
 
-        print(await replica.reach_machine_version(2))
+            print(await replica.reach_machine_version(2))
+
+        All versions that this node can do are in force: there is no gate on this engine.
         """
         return self.machine_version >= version
 
     async def reach_level(self, level: int, *, timeout: float = 5.0) -> bool:  # noqa: ARG002
         """Return True: entries have a time and random numbers from the first one on.
 
-        print(await replica.reach_level(2))
+            print(await replica.reach_level(2))
+
+        So nothing is waited for.
         """
         return True
 
@@ -342,7 +348,9 @@ class LogReplica(ReplicaSessions[R_co]):
     async def close(self) -> None:
         """Leave the log. Operations under way end with `Closed`. Idempotent.
 
-        await replica.close()
+            await replica.close()
+
+        An applied command stays in the log.
         """
         self._driver.running.check_place()
         if self._closing is None:

@@ -33,6 +33,8 @@ class DiskWatch:
         failed: Callable[[BaseException], None],
     ) -> None:
         self.shortage: Shortage = Shortage.NONE
+        self.free_bytes: int | None = None
+        """At the last check; None before the first one. With plenty of space that is a while ago."""
         self._wal = wal
         self._calls = calls
         self._make_room = make_room
@@ -51,7 +53,7 @@ class DiskWatch:
 
     def _seen(self, free_bytes: int) -> None:
         """While the disk is short of space make some; at the last step take no entries of a leader."""
-        self._looking = False
+        self._looking, self.free_bytes = False, free_bytes
         before, self.shortage = self.shortage, self._wal.shortage(free_bytes)
         self._wait_ticks = PLENTY_TICKS if self._wal.has_plenty(free_bytes, PLENTY_BYTES) else 0
         if self.shortage is not Shortage.NONE:

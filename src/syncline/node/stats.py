@@ -111,6 +111,8 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """Elections that this node has started, by reason (docs/monitoring.md)."""
     leaderships_ended: dict[str, int] = {}
     """How often this node has stopped leading, by reason."""
+    disk_free_bytes: int | None = None
+    """Free bytes of the log's file system, when they were looked at last; None: not yet."""
 
 
 class Timings(msgspec.Struct, frozen=True):
@@ -170,6 +172,7 @@ def collect(driver: Driver) -> Stats:
         messages_refused=sum(core.dropped.values()),
         progress=_progress(driver) if leads else {},
         disk_shortage=parts.disk_watch.shortage,
+        disk_free_bytes=parts.disk_watch.free_bytes,
         entries_ignored=driver.ignored.count,
         digest_index=compared.point,
         digest_agreement=compared.agreement.value,

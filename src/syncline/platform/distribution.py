@@ -17,8 +17,10 @@ missing."""
 class Distribution:
     """Counts of values by bucket. For one thread; another one may read it, and sees a value more or less.
 
-    commits = Distribution()
-    commits.observe(0.0012)
+        commits = Distribution()
+        commits.observe(0.0012)
+
+    A histogram of Prometheus has the same buckets, each with all below it.
     """
 
     __slots__ = ("bounds", "counts", "sum")
@@ -31,6 +33,12 @@ class Distribution:
         self.sum: float = 0.0
 
     def observe(self, value: float) -> None:
-        """Count one value."""
+        """Count one value. A value equal to a bound belongs to that bound's bucket.
+
+            waits = Distribution((0.001, 0.01))
+            waits.observe(0.004)
+
+        It takes a fraction of a microsecond.
+        """
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value

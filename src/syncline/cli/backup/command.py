@@ -25,13 +25,13 @@ DEFAULT_KEEP: Final = 48
 DEFAULT_EVERY: Final = "1h"
 LEAST_EVERY_S: Final = 1.0
 
-without_option = click.option(
+_without = click.option(
     "--without",
     multiple=True,
     type=click.Choice(PARTS),
     help="Leave out users (with roles and tokens), or leases (with their keys). May be given twice.",
 )
-stale_option = click.option("--stale", is_flag=True, help="From the state of one server as it is, without a quorum.")
+_stale = click.option("--stale", is_flag=True, help="From the state of one server as it is, without a quorum.")
 
 
 class SavedDocument(msgspec.Struct, frozen=True):
@@ -57,8 +57,8 @@ def backup() -> None:
 @backup.command("save", short_help="Save the whole state at one revision to a file.")
 @client_command
 @click.argument("file")
-@stale_option
-@without_option
+@_stale
+@_without
 async def save(context: Context, *, file: str, stale: bool, without: tuple[str, ...]) -> None:
     """Save the whole state of the store at one revision to FILE, from any server, while writes go on.
 
@@ -91,8 +91,8 @@ async def save(context: Context, *, file: str, stale: bool, without: tuple[str, 
 )
 @click.option("--keep-for", "keep_for_s", type=TTL, metavar="TIME", help="Keep younger ones as well: 720h.")
 @click.option("--prefix", default="syncline", show_default=True, help="How their names begin, one for each cluster.")
-@stale_option
-@without_option
+@_stale
+@_without
 async def schedule(
     context: Context,
     *,
@@ -145,7 +145,7 @@ def verify(*, file: str, as_json: bool) -> None:
     "--data-dir", required=True, type=click.Path(file_okay=False), help="A new directory, for the first node."
 )
 @click.option("--name", required=True, help="Name of the first node.")
-@without_option
+@_without
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def restore(*, file: str, data_dir: str, name: str, without: tuple[str, ...], as_json: bool) -> None:
     """Make DATA-DIR that of the first node of a new cluster, with the state of the backup FILE.

@@ -90,12 +90,13 @@ class Dispatcher:
         if total.bytes > total.limit_bytes and not self._has_share(request.path):
             respond(problem(503, "overloaded", "too much is being sent and asked at once; nothing was done"))
             return
-        if not _waits(request):
+        if not request.query or not _waits(request):
             if total.requests >= total.max_requests and not request.path.startswith(VITAL):
                 text = f"this node answers {total.requests} requests already; nothing was done"
                 respond(problem(503, "overloaded", text))
                 return
-            total.begin(slot)
+            slot.counted = True
+            total.requests += 1
         try:
             shared.handler(request, respond)
         except Exception as error:  # noqa: BLE001 - one request's fault must not end the others'
@@ -106,13 +107,15 @@ class Dispatcher:
         queue, slot = self._queue, lane.slot
         queue.slots.append(slot)
         queue.in_flight += 1
-        slot.started_s = self._shared.clock()
-        self._shared.total.begin(slot)
+        shared = self._shared
+        slot.started_s = shared.clock()
+        slot.counted = True
+        shared.total.requests += 1
         try:
             lane.handler(lane)
         except Exception as error:  # noqa: BLE001 - one request's fault must not end the others'
             _handler_failed(slot, lane.respond, error)
-        if queue.in_flight >= self._shared.limits.max_in_flight:
+        if queue.in_flight >= shared.limits.max_in_flight:
             self._link.pause_reading()
 
     def start_waiting(self) -> bool:

@@ -92,7 +92,8 @@ class Output:
             _drop(answer)
             return  # the client has gone
         if slot.counted:
-            shared.total.end(slot)
+            slot.counted = False
+            shared.total.requests -= 1
         if type(answer) is not Response:
             if slots[0] is not slot or link.write_paused:
                 slot.answer = answer  # `flush` makes it when it is its turn
@@ -126,14 +127,24 @@ class Output:
 
     def found(self, slot: Slot, head: bytes, body: bytes) -> None:
         """Take an answer of the GET fast path: `answered`, and shorter if it can be written at once."""
-        queue, shared = self._queue, self._shared
-        slots, transport = queue.slots, self._link.transport
-        if transport is None or len(slots) != 1 or slots[0] is not slot or not self._is_free():
+        # On the way of each such read: `_is_free` is spelled out.
+        queue, shared, link = self._queue, self._shared, self._link
+        slots, transport = queue.slots, link.transport
+        if (
+            transport is None
+            or len(slots) != 1
+            or slots[0] is not slot
+            or self._reader.phase != IDLE
+            or self.collecting
+            or link.read_paused
+            or link.stage
+        ):
             self.answered(slot, Response(200, head, body))
             return
         slots.popleft()
         queue.in_flight -= 1
-        shared.total.end(slot)
+        slot.counted = False
+        shared.total.requests -= 1
         slot.answer = GIVEN
         if shared.observe is not None:
             assert slot.request is not None

@@ -187,6 +187,7 @@ class FastGetLane:
     """The fast path of one connection. It takes one request at a time: others meanwhile take the ordinary way."""
 
     __slots__ = (
+        "_argument",
         "_max_url_bytes",
         "_request",
         "_start",
@@ -214,6 +215,8 @@ class FastGetLane:
         total: TotalBytes,
     ) -> None:
         self._start = fast_get.start
+        self._argument = slice(len(fast_get.start), -len(end))
+        """Where it stands in the data."""
         self._max_url_bytes = max_url_bytes
         self._total = total
         self.handler: Callable[[FastGetRequest], None] = fast_get.handler
@@ -239,10 +242,9 @@ class FastGetLane:
 
         The connection is at rest.
         """
-        start = self._start
-        if not data.startswith(start) or len(data) > self._max_url_bytes:
+        if not data.startswith(self._start) or len(data) > self._max_url_bytes:
             return False
-        argument = data[len(start) : -len(self.end)]
+        argument = data[self._argument]
         total = self._total
         if not is_plain(argument) or total.bytes > total.limit_bytes or total.requests >= total.max_requests:
             return False

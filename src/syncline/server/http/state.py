@@ -147,7 +147,8 @@ class SlotQueue:
         """Forget all: the connection is lost."""
         for slot in self.slots:
             if slot.counted:
-                total.end(slot)
+                slot.counted = False
+                total.requests -= 1
         self.slots.clear()
         self.unstarted.clear()
         self.in_flight = 0  # an answer that still comes is dropped, and counts nothing
@@ -180,16 +181,6 @@ class TotalBytes:
         """Started and not answered. A stream counts until it begins; a read that waits for a change never does."""
         self.max_requests: int = max_requests
         """Above it requests are refused."""
-
-    def begin(self, slot: Slot) -> None:
-        """Count a request that is started."""
-        slot.counted = True
-        self.requests += 1
-
-    def end(self, slot: Slot) -> None:
-        """Count it no more: it is answered, or its connection is lost."""
-        slot.counted = False
-        self.requests -= 1
 
 
 class HeldBytes:

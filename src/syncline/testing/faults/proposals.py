@@ -89,12 +89,17 @@ class _Held:
             self._original(*self._messages.pop(0))
 
     def end(self, server: SimServer, driver: Driver) -> None:
-        """Let messages pass, and have the server send what was held, if its process is still the same."""
-        self._over = True
+        """Have the server send what was held, and then let messages pass, if its process is still the same.
+
+        Both in one call of the process, which may be paused: in between, a newer message would overtake.
+        """
+        if server.driver is driver:
+            server.call(self._pass)
+
+    def _pass(self) -> None:
+        self.release()
         if self._transport.send is self._own:
             setattr(self._transport, "send", self._original)  # noqa: B010
-        if server.driver is driver:
-            server.call(self.release)
 
 
 async def late_forwards(trouble: Trouble) -> None:

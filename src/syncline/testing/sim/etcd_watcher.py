@@ -34,6 +34,8 @@ AHEAD: Final = 30
 MOST_WATCHES: Final = 3
 
 OK: Final = 200
+NO_SPACE: Final = 429
+"""The store is at its limit, and empty: its first revision, which a watch begins behind, can't be written."""
 SERVER_FAULT: Final = 500
 UNAVAILABLE: Final = 14
 _NO_WATCH: Final = -1
@@ -164,7 +166,7 @@ class EtcdWatcher:
             return
         answer = future.result()
         if not isinstance(answer, Stream):
-            if answer.status < SERVER_FAULT:
+            if answer.status < SERVER_FAULT and answer.status != NO_SPACE:
                 self._broken(f"it is refused: {answer.status} {answer.body!r}")
             return
         self._created.clear()

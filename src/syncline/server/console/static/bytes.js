@@ -133,7 +133,8 @@ export function prefixEnd(prefix) {
 export function sizeText(count) {
   if (count < 1024) return `${count} B`;
   if (count < 1024 * 1024) return `${(count / 1024).toFixed(1)} KiB`;
-  return `${(count / 1024 / 1024).toFixed(1)} MiB`;
+  if (count < 1024 * 1024 * 1024) return `${(count / 1024 / 1024).toFixed(1)} MiB`;
+  return `${(count / 1024 / 1024 / 1024).toFixed(1)} GiB`;
 }
 
 export const number = (value) => (value === null || value === undefined ? "–" : value.toLocaleString("en-US"));

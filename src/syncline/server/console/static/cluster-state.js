@@ -109,6 +109,7 @@ class ClusterState extends EventTarget {
         leads: leading?.id === member.id,
         own: this.status?.id === member.id,
         fsyncS: metrics ? one(metrics, "syncline_disk_wal_last_fsync_seconds") : null,
+        freeBytes: metrics ? one(metrics, "syncline_disk_free_bytes") : null,
         waitsS: metrics ? one(metrics, "syncline_disk_wal_waits_seconds") : null,
         rttS: leading ? roundTrip(this.nodes.get(leading.id)?.metrics, member) : null,
       };

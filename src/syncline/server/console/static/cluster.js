@@ -1,7 +1,7 @@
 // The screen of the cluster: the ring, what is wrong, what happened, and the changes that an operator makes.
 
 import { api } from "./api.js";
-import { number } from "./bytes.js";
+import { number, sizeText } from "./bytes.js";
 import { cluster } from "./cluster-state.js";
 import { line, word } from "./commands.js";
 import { diagnose } from "./diagnosis.js";
@@ -77,7 +77,7 @@ function memberCard(member) {
     ["Revision", number(status?.revision)],
     ["Digest", status?.digest ? h("code", { title: status.digest }, status.digest.slice(0, 12)) : "–"],
     ["Last sync of the log", member.fsyncS === null ? "–" : `${(member.fsyncS * 1000).toFixed(1)} ms`],
-    ["Disk", member.warnings.some((one) => /disk|space/i.test(one)) ? member.warnings.join(" ") : status ? "enough space" : "–"],
+    ["Disk", member.warnings.some((one) => /disk|space/i.test(one)) ? member.warnings.join(" ") : member.freeBytes !== null ? `${sizeText(member.freeBytes)} free` : status ? "enough space" : "–"],
     ["Answers this page in", member.ms === null ? "–" : `${member.ms.toFixed(0)} ms`],
     ["Version", status?.version ?? "–"],
     ["Up for", status ? duration(status.uptime_s) : "–"],
