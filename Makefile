@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The tests start hundreds of processes: each would compile the whole package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run install test compat compat-slow browser screenshots quick soak soak-hours verify fix bench bench-guard docs \
+.PHONY: run install test compat compat-slow compat-sources browser screenshots quick soak soak-hours verify fix bench bench-guard docs \
 	man manifest audit clean
 
 # Start a three-node cluster on this machine and say how to use it. `make run PORT=9000` runs one on other ports, in a
@@ -39,9 +39,10 @@ test: $(VENV)/.installed
 # etcd's clients and other frameworks against a cluster of ours, and the engines on real servers, in an environment of
 # their own: they pin versions of what they need. With Debian's etcd-client, etcd-server and postgresql there are more
 # tests; what is missing is said at the end of the run. The frameworks' own tests are in no wheel: they come from the
-# source distributions.
+# source distributions, and are left out if those can't be downloaded. Three at a time: they wait more than they work.
 COMPAT := .venv-compat
-COMPAT_TESTS := $(COMPAT)/bin/python -m pytest -W default tests/compat/etcd tests/compat/contrib tests/compat/engines
+COMPAT_TESTS := $(COMPAT)/bin/python -m pytest -W default --numprocesses 3 --dist loadfile --no-loadscope-reorder \
+	tests/compat/etcd tests/compat/contrib tests/compat/engines
 SUITES := apscheduler==3.11.3 celery==5.7.0 django==5.2.19
 
 $(COMPAT)/.installed: pyproject.toml tests/compat/etcd/clients.txt tests/compat/contrib/frameworks.txt
@@ -49,14 +50,21 @@ $(COMPAT)/.installed: pyproject.toml tests/compat/etcd/clients.txt tests/compat/
 	@echo "Installing etcd's clients, other frameworks and engines into $(COMPAT) ..."
 	@$(PYTHON) -m venv $(COMPAT)
 	@$(COMPAT)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/compat/etcd/clients.txt --requirement tests/compat/contrib/frameworks.txt --editable '.[etcd-api,etcd,postgres]'
-	@for suite in $(SUITES); do $(COMPAT)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: --dest $(COMPAT)/sources $$suite || exit 1; done
 	@touch $@
 
-compat: $(COMPAT)/.installed
+# What could not be downloaded before is tried again. A network that answers nothing must not hold up the run.
+compat-sources: $(COMPAT)/.installed
+	@for suite in $(SUITES); do \
+		test -f $(COMPAT)/sources/$$(echo $$suite | sed 's/==/-/').tar.gz || \
+		PIP_DEFAULT_TIMEOUT=15 PIP_RETRIES=1 $(COMPAT)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: --dest $(COMPAT)/sources $$suite || \
+		{ echo "$$suite could not be downloaded: the tests of its source distribution are left out" >&2; break; }; \
+	done
+
+compat: compat-sources
 	$(COMPAT_TESTS) -m 'not slow'
 
 # The test suites that the clients ship, and 20 kills of each kind for the engines: some minutes.
-compat-slow: $(COMPAT)/.installed
+compat-slow: compat-sources
 	$(COMPAT_TESTS) -m slow
 
 # The web console in a real Chromium (Debian's, or the one that SYNCLINE_CHROMIUM names), in an environment of its own.

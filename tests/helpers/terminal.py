@@ -68,10 +68,12 @@ class Terminal:
 
 
 @contextmanager
-def on_terminal(*arguments: str, environment: Mapping[str, str], columns: int = 120) -> Iterator[Terminal]:
+def on_terminal(
+    *arguments: str, environment: Mapping[str, str], columns: int = 120, lines: int = 30
+) -> Iterator[Terminal]:
     """Run `syncline ARGUMENTS…` on a terminal."""
     keyboard, screen = pty.openpty()
-    fcntl.ioctl(keyboard, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
+    fcntl.ioctl(keyboard, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     process = subprocess.Popen(
         [sys.executable, "-m", "syncline", *arguments],
         stdin=screen,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import stat
 from pathlib import Path
 
@@ -42,6 +43,8 @@ def test_shell_help_explains_a_command() -> None:
 
 def test_shell_on_a_terminal_completes_and_keeps_its_history(tmp_path: Path) -> None:
     history = tmp_path / "history"
+    history.write_text("list\n")
+    history.chmod(0o644)
     with (
         site_in_thread() as site,
         on_terminal(
@@ -72,5 +75,10 @@ def test_shell_completer_knows_commands_options_and_keys() -> None:
         assert completer.candidates("get jobs/", "jobs/") == ["jobs/one"]
         assert "--consistency" in completer.candidates("get --con", "--con")
         assert completer.candidates('put "a b', "b") == []
+        for key in ("a'b", 'c"d', "e\\f"):
+            assert syncline("put", key, "1", endpoints=site.url).status == 0
+            [found] = completer.candidates(f"get {key[0]}", key[0])
+            assert shlex.split(found) == [key]
+            assert completer.candidates(f"get {found[:3]}", found[:3]) == [found]
         assert completer("get jo", "jo", 0) == "jobs/"
         assert completer("get jo", "jo", 1) is None

@@ -129,3 +129,12 @@ def test_top_on_a_terminal_draws_resizes_and_leaves_it_as_it_was(tmp_path: Path)
                 assert terminal.ended() == (0 if keys == "q" else 130)
                 assert "\x1b[?25h\x1b[?1049l" in terminal.text
                 assert terminal.lets_type()
+
+        for columns, lines in ((30, 20), (0, 0)):  # neither UTF-8 nor a size is sure
+            variables = {"SYNCLINE_ENDPOINTS": url, "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+            with on_terminal("top", environment=variables, columns=columns, lines=lines) as terminal:
+                shown = terminal.until("q quits")
+                assert "NODE" in shown
+                assert ("…" in shown) == (columns > 0)
+                terminal.types("q")
+                assert terminal.ended() == 0

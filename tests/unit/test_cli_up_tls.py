@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from syncline.cli.up.plan import make_plan, write_plan
-from syncline.cli.up.supervisor import UpNode
+from syncline.cli.up.supervisor import Supervisor, UpNode
 from syncline.cli.up.traces import Traces
 from syncline.cli.up.view import how_to_use
 from syncline.platform.disk import OsDisk
@@ -31,6 +32,23 @@ def test_up_tls_makes_certificates_once_and_keeps_them(tmp_path: Path) -> None:
     joining = load_config(file=again.nodes[2].config_path, environment={})
     assert joining.join == ("https://127.0.0.1:9000", "https://127.0.0.1:9001")
     assert joining.join_tls_ca == config.join_tls_ca
+
+
+def test_up_tls_trusts_an_authority_that_is_made_before_the_nodes_start(tmp_path: Path) -> None:
+    """A new cluster has no certificates when its supervisor is made."""
+
+    async def run() -> list[str]:
+        plan = make_plan(str(tmp_path / "cluster"), nodes=1, port=9000, tls=True)
+        supervisor = Supervisor(plan, restart=False, program=("false",))
+        try:
+            write_plan(plan, OsDisk())
+            await supervisor.start()
+            return [node.state for node in await supervisor.look()]
+        finally:
+            await supervisor.stop([])
+            await supervisor.close()
+
+    assert asyncio.run(run()) in (["starting"], ["ended"])
 
 
 def test_up_without_tls_keeps_its_plan_as_before(tmp_path: Path) -> None:

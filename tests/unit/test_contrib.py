@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
 from syncline.client import Client
-from syncline.contrib.connection import client_of
+from syncline.contrib import figures
+from syncline.contrib.connection import checked_name, client_of
 from syncline.contrib.figures import RetryCounter
 from syncline.errors import ConfigError, Unreachable
+from syncline.node.stats import Stats
 from tests.helpers.command import environment
 from tests.helpers.site_server import site_in_thread
 
@@ -101,6 +105,40 @@ def test_contrib_retry_counter_is_bounded() -> None:
         counter(error)
     counts = counter.counts()
     assert (len(counts), counts["other"]) == (51, 50)
+
+
+def test_contrib_figures_of_a_loop_that_hangs_are_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenTelemetry asks for each figure: a collection would take a minute."""
+    monkeypatch.setattr(figures, "SILENT_S", 60.0)
+    loop = asyncio.new_event_loop()
+
+    class Hung:
+        def stats(self) -> Stats:
+            raise AssertionError
+
+    async def made() -> figures.StatsSource:
+        return figures.StatsSource(Hung())
+
+    try:
+        source = loop.run_until_complete(made())  # from here on the loop does nothing
+        waits: list[float] = []
+
+        def times_out(_: object, limit_s: float) -> None:
+            waits.append(limit_s)
+            raise TimeoutError
+
+        monkeypatch.setattr(Future, "result", times_out)
+        assert [source.read() for _ in range(20)] == [None] * 20
+    finally:
+        loop.close()
+    assert len(waits) == 1
+
+
+@pytest.mark.parametrize("name", ["", "a/b", 7, None])
+def test_contrib_name_that_could_be_a_part_of_another_is_refused(name: object) -> None:
+    """Clearing `a` would clear `a/b`."""
+    with pytest.raises(ConfigError, match=r"the name is .*: it must be text without /"):
+        checked_name(name, "the name")
 
 
 def test_contrib_client_without_endpoints_is_for_this_machine() -> None:

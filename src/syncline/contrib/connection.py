@@ -11,7 +11,7 @@ from syncline.client import DEFAULT_TIMEOUT_S, Client
 from syncline.client.tls import trusting_context
 from syncline.errors import ConfigError
 
-__all__ = ["ENDPOINTS_VARIABLE", "client_of"]
+__all__ = ["ENDPOINTS_VARIABLE", "checked_name", "client_of"]
 
 ENDPOINTS_VARIABLE: Final = "SYNCLINE_ENDPOINTS"
 TOKEN_FILE_VARIABLE: Final = "SYNCLINE_TOKEN_FILE"  # noqa: S105 - the name of a variable
@@ -54,6 +54,17 @@ def client_of(
         password=texts["password"],
         token=texts["token"] or (_token_in(token_file, where) if token_file else None),
     )
+
+
+def checked_name(value: object, what: str) -> str:
+    """A name below which an integration keeps its keys. With a `/` its keys could be those of another name.
+
+    Raises:
+        ConfigError: it is no text, is empty, or has a `/`. `what` it is, for the error.
+    """
+    if not isinstance(value, str) or not value or "/" in value:
+        raise ConfigError(f"{what} is {value!r}: it must be text without /")
+    return value
 
 
 def _text(value: object, name: str, where: str) -> str | None:

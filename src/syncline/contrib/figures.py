@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NoAnswer
@@ -21,6 +22,9 @@ Kind: TypeAlias = Literal["gauge", "counter"]
 
 ANSWER_S: Final = 2.0
 """A node whose event loop is busy for longer has no figures to tell."""
+
+SILENT_S: Final = 1.0
+"""So long a node that has not answered is not asked again: one collection asks for each of its figures."""
 
 MOST_CODES: Final = 50
 """Codes of errors that a counter tells apart: there are fewer."""
@@ -78,6 +82,7 @@ class StatsSource:
 
     def __init__(self, node: HasStats) -> None:
         self._node = node
+        self._ask_at_s = 0.0
         try:
             self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         except RuntimeError:
@@ -92,8 +97,13 @@ class StatsSource:
         try:
             if self._loop is None or running is self._loop:
                 return self._node.stats()
+            if time.monotonic() < self._ask_at_s:
+                return None
             return self._asked(self._loop).result(ANSWER_S)
-        except (NoAnswer, RuntimeError, SynclineError):  # RuntimeError: the loop is closed
+        except NoAnswer:
+            self._ask_at_s = time.monotonic() + SILENT_S
+            return None
+        except (RuntimeError, SynclineError):  # RuntimeError: the loop is closed
             return None
 
     def _asked(self, loop: asyncio.AbstractEventLoop) -> Future[Stats]:

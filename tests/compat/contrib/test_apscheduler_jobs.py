@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import pytest
@@ -33,6 +34,11 @@ LIMIT_S: Final = 60.0
 NOW: Final = datetime(2026, 11, 29, 12, tzinfo=UTC)
 
 pytestmark = pytest.mark.timeout(300)
+
+
+class Pair(NamedTuple):
+    first: int
+    second: int
 
 
 class Schedulers:
@@ -226,9 +232,17 @@ def test_trigger_as_json_fires_at_the_same_times(trigger: object) -> None:
             last = expected
 
 
+def test_job_argument_that_is_no_finite_number_comes_back() -> None:
+    state = json_loads(json_dumps({"args": [float("nan"), -math.inf, 1.5]}))
+    assert repr(state["args"]) == "[nan, -inf, 1.5]"
+
+
 def test_job_argument_that_json_cannot_carry_is_refused() -> None:
     with pytest.raises(TypeError, match=r"an? job's argument of the type object .* give the job store dumps="):
         json_dumps({"args": (object(),)})
+    for altered in (signal.SIGTERM, Pair(1, 2)):  # it would come back as another one
+        with pytest.raises(TypeError, match="can't be written as JSON"):
+            json_dumps({"args": (altered,)})
     deep: list[object] = []
     for _ in range(60):
         deep = [deep]
@@ -246,12 +260,17 @@ def test_job_state_that_is_none_is_refused(state: bytes) -> None:
         json_loads(state)
 
 
-def test_job_record_that_is_none_is_left_alone(kv: Client, syncline_cluster: ProcessCluster) -> None:
+@pytest.mark.parametrize(
+    "record",
+    [b"\xff", b'{"next_run":"2026-01-01T00:00:00"}', b'{"job":' + b"[" * 9000 + b"]" * 9000 + b"}", b"[]", b""],
+    ids=["no text", "no zone", "deep", "a list", "empty"],
+)
+def test_job_record_that_is_none_is_left_alone(record: bytes, kv: Client, syncline_cluster: ProcessCluster) -> None:
     """Another version may know it. The other jobs go on."""
     store = JobStore(syncline_cluster.endpoints)
     scheduler = BackgroundScheduler()
     store.start(scheduler, "default")
-    kv.put("apscheduler/default/jobs/odd", b"\xff")
+    kv.put("apscheduler/default/jobs/odd", record)
     store.add_job(_job(scheduler, "a"))
     assert [job.id for job in store.get_due_jobs(NOW + timedelta(hours=1))] == ["a"]
     assert store.lookup_job("odd") is None

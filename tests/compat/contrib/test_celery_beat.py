@@ -164,6 +164,22 @@ def test_beat_goes_on_when_the_leading_node_is_killed(beats: Beats) -> None:
     beats.check()
 
 
+def test_beat_that_was_paused_and_wakes_up_doubles_no_run(beats: Beats) -> None:
+    """It believes that it has the lock, and knows an old schedule."""
+    beats.wait_for(1)
+    owner = beats.owner()
+    [paused] = [beat for beat in beats.beats if beat.pid == owner]
+    paused.send_signal(signal.SIGSTOP)
+    try:
+        until("another beat runs", lambda: beats.owner() != owner, deadline_s=LIMIT_S)
+        beats.wait_for(2)
+    finally:
+        paused.send_signal(signal.SIGCONT)
+    beats.wait_for(3)
+    assert beats.owner() != owner
+    beats.check()
+
+
 def test_beat_restart_goes_on_with_the_stored_schedule(beats: Beats) -> None:
     """All beats stop, and begin again: the count goes on, and the next beat has the lock at once."""
     before = beats.sent()

@@ -119,6 +119,38 @@ def test_cache_key_that_is_too_long_is_kept_by_its_digest(make: MakeCache) -> No
     cache = make()
     cache.set("k" * 5000, 1)
     assert (cache.get("k" * 5000), cache.get("k" * 5001)) == (1, None)
+    with cache.lock("k" * 5000) as held, pytest.raises(DeadlineExceeded):
+        cache.lock("k" * 5000, blocking_timeout=0).acquire()
+    assert held.token > 0
+
+
+@pytest.mark.filterwarnings("ignore::django.core.cache.CacheKeyWarning")
+def test_cache_keys_with_odd_characters_are_keys_of_their_own(make: MakeCache) -> None:
+    cache = make(name="odd")
+    odd = ["a/../b", "..", "/", "a//b", "\x00", "a\nb\r\n", "ä😀", "%2f", "a?b#c", " ", "", ":1:a"]
+    cache.set_many({key: key for key in odd})
+    assert [cache.get(key) for key in odd] == odd
+    assert cache.get_many(odd) == {key: key for key in odd}
+    cache.delete_many(odd)
+    assert cache.get_many(odd) == {}
+
+
+def test_cache_timeouts_at_their_edges(make: MakeCache) -> None:
+    """A timeout that is over deletes; what the store has no lease for is refused, and nothing is written."""
+    cache = make(name="edges")
+    for timeout in (0, -1, -0.5):
+        cache.set("a", None, timeout=None)
+        assert cache.has_key("a")
+        assert cache.get("a", "none") is None
+        cache.set("a", 1, timeout=timeout)
+        assert cache.get("a", "none") == "none"
+        assert cache.add("a", 1, timeout=timeout)
+        assert not cache.has_key("a")
+    cache.set("a", b"\x00\xff", timeout=10**8)
+    assert cache.get("a") == b"\x00\xff"
+    with pytest.raises(ConfigError, match="ttl is inf"):
+        cache.set("a", 2, timeout=float("inf"))
+    assert cache.get("a") == b"\x00\xff"
 
 
 @pytest.mark.parametrize(
@@ -127,6 +159,7 @@ def test_cache_key_that_is_too_long_is_kept_by_its_digest(make: MakeCache) -> No
         ({"serializer": "no.such.module"}, "can't be imported"),
         ({"serializer": "builtins.dict"}, "has no dumps and loads"),
         ({"name": 7}, "name is 7: it must be text"),
+        ({"name": "cache/more"}, "it must be text without /"),
         ({"tokn": "x"}, "there is no option 'tokn'"),
     ],
 )

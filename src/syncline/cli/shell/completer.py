@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from typing import Final
 
 import click
 from click.shell_completion import ShellComplete
 
 __all__ = ["Completer"]
+
+_ESCAPES: Final = str.maketrans({mark: f"\\{mark}" for mark in "\\\"'"})
+"""A key may hold what the shell's lines have for quotation."""
 
 
 class Completer:
@@ -24,12 +28,13 @@ class Completer:
         """What can stand in place of `word`, the last one of `line`."""
         try:
             words = shlex.split(line[: len(line) - len(word)])
+            typed = "".join(shlex.split(word))
         except ValueError:
             return []  # inside of a quotation
         complete = ShellComplete(self._command, {}, "syncline", "_SYNCLINE_COMPLETE")
-        items = complete.get_completions([*self._before, *words], word)
+        items = complete.get_completions([*self._before, *words], typed)
         own = [name for name in self._words if name.startswith(word)] if not words else []
-        return sorted({*own, *(item.value for item in items if item.type == "plain")})
+        return sorted({*own, *(item.value.translate(_ESCAPES) for item in items if item.type == "plain")})
 
     def __call__(self, line: str, word: str, at: int) -> str | None:
         """The candidate number `at`, or None."""

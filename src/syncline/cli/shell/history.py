@@ -43,7 +43,13 @@ class ShellHistory:
         if not self._path:
             return
         try:
-            os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600))  # readline would create it for all to read
+            # readline would create it for all to read, and leave it so if another program did.
+            made = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK, 0o600)
+            try:
+                if os.fstat(made).st_mode & 0o077:
+                    os.fchmod(made, 0o600)
+            finally:
+                os.close(made)
             readline.write_history_file(self._path)
         except OSError as error:
             say(f"syncline: the history can't be kept: {error}")

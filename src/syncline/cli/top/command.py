@@ -67,8 +67,7 @@ async def _draw(view: _Readings, terminal: TopTerminal, every_s: float) -> None:
         except OperationError as error:
             size = terminal.size()
             lines = [one_line(str(error))[: size.columns]]
-        sys.stdout.write(drawn([*lines, "", "q quits"], size.lines))
-        sys.stdout.flush()
+        terminal.shows(drawn([*lines, "", "q quits"], size.lines))
         await terminal.wait(every_s)
 
 

@@ -10,6 +10,7 @@ import termios
 import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from syncline.cli.top.screen import ENTER, LEAVE
 
@@ -17,6 +18,9 @@ __all__ = ["TopTerminal", "is_terminal", "opened_terminal"]
 
 QUIT = b"qQ\x03\x04"
 """q, and Ctrl-C and Ctrl-D as bytes."""
+
+COLUMNS: Final = 80
+LINES: Final = 24
 
 
 class TopTerminal:
@@ -27,8 +31,15 @@ class TopTerminal:
         self._happened = asyncio.Event()
 
     def size(self) -> os.terminal_size:
-        """Columns and lines, as they are now."""
-        return os.get_terminal_size(sys.stdout.fileno())  # shutil's would believe COLUMNS, which does not change
+        """Columns and lines, as they are now. A serial line knows no size: then those of an old terminal."""
+        size = os.get_terminal_size(sys.stdout.fileno())  # shutil's would believe COLUMNS, which does not change
+        return os.terminal_size((size.columns or COLUMNS, size.lines or LINES))
+
+    def shows(self, text: str) -> None:
+        """Write a text at once, in UTF-8 whatever the terminal's locale is."""
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
+        sys.stdout.buffer.flush()
 
     async def wait(self, seconds: float) -> None:
         """Wait so long, or until a key is pressed or the size has changed."""
@@ -41,7 +52,10 @@ class TopTerminal:
 
     def pressed(self) -> None:
         """There is something to read."""
-        keys = os.read(sys.stdin.fileno(), 64)
+        try:
+            keys = os.read(sys.stdin.fileno(), 64)
+        except OSError:
+            keys = b""  # the line was cut
         if not keys or any(key in QUIT for key in keys):  # nothing: the terminal is gone
             self.quits = True
         self._happened.set()

@@ -68,11 +68,7 @@ class Supervisor:
         self._restart = restart
         self._program = tuple(program)
         self._children = [Child(node) for node in plan.nodes]
-        tls, token = _trusted(plan), find_credential(None, None).token
-        self._clients = [
-            AsyncClient(node.http_url, timeout=STATUS_TIMEOUT_S, retry_refused=False, tls=tls, token=token)
-            for node in plan.nodes
-        ]
+        self._clients: list[AsyncClient] = []
         self._watch_end, self._held_end = os.pipe()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -84,6 +80,12 @@ class Supervisor:
         """Name and reason of each node that ended by itself."""
 
     async def start(self) -> None:
+        """Start all nodes. Their settings and certificates are written: `write_plan`."""
+        tls, token = _trusted(self._plan), find_credential(None, None).token
+        self._clients = [
+            AsyncClient(node.http_url, timeout=STATUS_TIMEOUT_S, retry_refused=False, tls=tls, token=token)
+            for node in self._plan.nodes
+        ]
         for child in self._children:
             await self._start(child)
 

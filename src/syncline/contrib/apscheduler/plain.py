@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import math
 from datetime import date, datetime, timedelta, timezone, tzinfo
+from enum import Enum
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -46,11 +48,15 @@ def _plain(value: object, depth: int) -> object:
     if depth == 0:
         raise TypeError(f"a job's argument is nested more than {DEPTH} levels deep")
     match value:
+        case Enum():  # before the numbers and texts that some are
+            raise _no_form(value)
+        case float() if not math.isfinite(value):  # JSON would have null
+            return {KIND: "float", "is": str(value)}
         case None | bool() | int() | float() | str():
             return value
         case list():
             return [_plain(item, depth - 1) for item in value]
-        case tuple():
+        case tuple() if not hasattr(value, "_fields"):  # a named tuple would come back without its names
             return {KIND: "tuple", "of": [_plain(item, depth - 1) for item in value]}
         case dict() if KIND not in value and all(isinstance(name, str) for name in value):
             return {name: _plain(item, depth - 1) for name, item in value.items()}
@@ -71,10 +77,14 @@ def _plain(value: object, depth: int) -> object:
         case BaseTrigger():
             return {KIND: "trigger", "class": obj_to_ref(type(value)), "state": _plain(_state_of(value), depth - 1)}
         case _:
-            raise TypeError(
-                f"a job's argument of the type {type(value).__name__} can't be written as JSON: give the job store "
-                "dumps= and loads= of your own, such as those of pickle"
-            )
+            raise _no_form(value)
+
+
+def _no_form(value: object) -> TypeError:
+    return TypeError(
+        f"a job's argument of the type {type(value).__name__} can't be written as JSON: give the job store dumps= and "
+        "loads= of your own, such as those of pickle"
+    )
 
 
 def from_plain(value: object) -> object:
@@ -97,6 +107,8 @@ def _special(value: dict[str, object]) -> object:
             return tuple(from_plain(item) for item in items)
         case {"!": "dict", "of": list(items)}:
             return {from_plain(name): from_plain(item) for name, item in items}
+        case {"!": "float", "is": str(text)}:
+            return float(text)
         case {"!": "bytes", "base64": str(text)}:
             return base64.b64decode(text, validate=True)
         case {"!": "datetime", "at": str(text), "zone": zone}:

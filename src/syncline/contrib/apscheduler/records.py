@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -15,7 +15,7 @@ NO_JSON: Final = msgspec.Raw(b"null")
 class JobRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """The value of a job's key."""
 
-    next_run: datetime | None = None
+    next_run: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
     """None: the job is paused."""
     trigger: str = ""
     """The trigger in words. A job that is added again with the same one keeps the time of its next run."""

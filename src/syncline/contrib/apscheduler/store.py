@@ -14,7 +14,7 @@ from syncline.client import BlockingLock, Compare, DeleteOp, DeletePrefixOp, Ope
 from syncline.contrib.apscheduler.bases import JobStoreBase
 from syncline.contrib.apscheduler.plain import json_dumps, json_loads
 from syncline.contrib.apscheduler.records import NO_JSON, JobRecord, StoredJob
-from syncline.contrib.connection import client_of
+from syncline.contrib.connection import checked_name, client_of
 from syncline.errors import ConfigError, DeadlineExceeded, LockLost, OperationError, Rejected, SynclineError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class JobStore(JobStoreBase):
         if not 0.1 <= look_every <= 3600:
             raise ConfigError(f"look_every is {look_every}: accepted are 0.1 to 3600 seconds")
         self._kv = client_of(endpoints, options, where="the job store's options")
-        self._name = name
+        self._name = checked_name(name, "the job store's name")
         self._prefix = f"apscheduler/{name}/jobs/"
         self._ttl_s = ttl
         self._reruns = on_crash == "rerun"
@@ -274,7 +274,7 @@ class JobStore(JobStoreBase):
     def _record_in(self, job_id: str, revision: int, value: bytes) -> JobRecord | None:
         try:
             return msgspec.json.decode(value, type=JobRecord)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             self._cannot_read(job_id, revision, error)
             return None
 

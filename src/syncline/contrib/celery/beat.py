@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from celery import beat
@@ -15,7 +15,8 @@ from kombu.exceptions import OperationalError as BrokerError
 from syncline.client import BlockingLock, Client
 from syncline.contrib.celery.bases import SchedulerBase
 from syncline.contrib.celery.schedule_state import EntryState, ScheduleState
-from syncline.contrib.celery.settings import client_for, number_setting, text_setting
+from syncline.contrib.celery.settings import client_for, number_setting
+from syncline.contrib.connection import checked_name
 from syncline.errors import DeadlineExceeded, LockLost, OperationError, SynclineError
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ WAIT_S: Final = 5.0
 PAUSE_S: Final = 1.0
 """After a failure of the cluster or the broker."""
 
+AHEAD: Final = timedelta(days=1)
+"""A last run that is later than this from now was written by a clock that was wrong: the entry would wait for it."""
+
 _log = get_logger(__name__)
 
 
@@ -49,7 +53,7 @@ class Scheduler(SchedulerBase):
     """
 
     def __init__(self, app: Celery, *arguments: object, **named: object) -> None:
-        self._name = text_setting(app, "syncline_beat_name", "beat")
+        self._name = checked_name(app.conf.get("syncline_beat_name", "beat"), "Celery's setting syncline_beat_name")
         self._ttl_s = number_setting(app, "syncline_beat_ttl", 10.0)
         self._kv: Client | None = None
         self._lock: BlockingLock | None = None
@@ -76,7 +80,7 @@ class Scheduler(SchedulerBase):
             self._give_up()
             return 0.0
         except OperationError as error:
-            _log.error("beat: the cluster did not answer, trying again: %s", error)
+            _log.error("beat: the state can't be read or written, trying again: %s", error)
             self._give_up()
             return PAUSE_S
         finally:
@@ -169,6 +173,9 @@ class Scheduler(SchedulerBase):
         for name, entry in self.schedule.items():
             found = known.pop(name, None)
             last = None if found is None else _time_of(found.last_run_at)
+            if last is not None and _is_ahead(last, self.app.now()):
+                _log.warning("beat: the last run of %s is in the future, at %s: it counts from now", name, last)
+                last = None
             if found is None or last is None:
                 new[name] = _state_of(entry, "")
                 continue
@@ -223,6 +230,10 @@ class Scheduler(SchedulerBase):
 
 def _state_of(entry: beat.ScheduleEntry, run: str) -> EntryState:
     return EntryState(entry.last_run_at.isoformat(), entry.total_run_count, run)
+
+
+def _is_ahead(last: datetime, now: datetime) -> bool:
+    return (last if last.tzinfo else last.replace(tzinfo=UTC)) - now > AHEAD
 
 
 def _time_of(text: str) -> datetime | None:

@@ -44,7 +44,7 @@ class ScheduleState:
             try:
                 state = msgspec.json.decode(item.value or b"", type=EntryState)
                 found[item.key.decode()[len(self._prefix) :]] = state
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
                 continue  # it is written again with the next run of the entry
         return found
 

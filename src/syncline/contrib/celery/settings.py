@@ -12,7 +12,7 @@ from syncline.errors import ConfigError
 if TYPE_CHECKING:
     from celery import Celery
 
-__all__ = ["client_for", "number_setting", "text_setting"]
+__all__ = ["client_for", "number_setting"]
 
 
 def client_for(app: Celery) -> Client:
@@ -21,14 +21,6 @@ def client_for(app: Celery) -> Client:
     if not isinstance(options, Mapping):
         raise ConfigError(f"Celery's syncline_options must be a dict, not {type(options).__name__}")
     return client_of(app.conf.get("syncline_url"), options, where="Celery's syncline_options")
-
-
-def text_setting(app: Celery, name: str, default: str) -> str:
-    """A setting that is text. Raises `ConfigError`."""
-    value = app.conf.get(name, default)
-    if not isinstance(value, str) or not value:
-        raise ConfigError(f"Celery's setting {name} is {value!r}: it must be text")
-    return value
 
 
 def number_setting(app: Celery, name: str, default: float) -> float:

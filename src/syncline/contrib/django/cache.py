@@ -11,7 +11,7 @@ from typing import Final
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
 from syncline.client import BlockingLock, Client, DeleteOp, DeletePrefixOp
-from syncline.contrib.connection import client_of
+from syncline.contrib.connection import checked_name, client_of
 from syncline.contrib.django.bases import CacheBase
 from syncline.contrib.django.values import CachedValue, decode_value, encode_value, serializer_of
 from syncline.errors import ConfigError, OperationError, Rejected
@@ -47,9 +47,7 @@ class Cache(CacheBase):
         if not isinstance(given, Mapping):
             raise ConfigError(f"OPTIONS of the cache must be a dict, not {type(given).__name__}")
         options = {name: value for name, value in given.items() if name.upper() not in _DJANGOS}
-        name = options.pop("name", "cache")
-        if not isinstance(name, str) or not name:
-            raise ConfigError(f"OPTIONS of the cache: name is {name!r}: it must be text")
+        name = checked_name(options.pop("name", "cache"), "OPTIONS of the cache: name")
         self._serializer = serializer_of(options.pop("serializer", None))
         self._name = name
         self._prefix = f"django/{name}/".encode()
@@ -168,7 +166,7 @@ class Cache(CacheBase):
             DeadlineExceeded: it did not become free. LockLost: it was lost meanwhile (at the end of the block).
             ConfigError: an argument can't be used.
         """
-        name = self._prefix + self.make_key(key, version=version).encode()
+        name = self._short(self.make_key(key, version=version))
         return self._kv.lock(name, ttl=timeout, holders=holders, wait=blocking_timeout)
 
     # -- inside
@@ -224,7 +222,10 @@ class Cache(CacheBase):
         return None if given is None else max(0.0, float(given))
 
     def _full(self, key: str, version: int | None) -> bytes:
-        name: bytes = self.make_and_validate_key(key, version=version).encode()
+        return self._short(self.make_and_validate_key(key, version=version))
+
+    def _short(self, made: str) -> bytes:
+        name = made.encode()
         if len(name) > LONGEST_KEY:
             name = b"sha256:" + hashlib.sha256(name).hexdigest().encode()
         return self._prefix + name
