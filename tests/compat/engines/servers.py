@@ -147,6 +147,17 @@ class PostgresServer:
         )
 
     def start(self, *settings: str) -> None:
+        """Start it, again and again: it ends at once while a process of the one that was killed is left."""
+        self._launch(settings)
+
+        def serves() -> bool:
+            if self._process is not None and self._process.poll() is not None:
+                self._launch(settings)
+            return self._serves()
+
+        until("PostgreSQL serves", serves)
+
+    def _launch(self, settings: tuple[str, ...]) -> None:
         with open(self.directory.parent / "postgres.log", "ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -159,7 +170,6 @@ class PostgresServer:
                 stdout=log,
                 stderr=log,
             )
-        until("PostgreSQL serves", self._serves)
 
     def _serves(self) -> bool:
         program = str(self._programs / "pg_isready")
