@@ -70,7 +70,9 @@ def test_lease_commands_grant_show_keep_and_end(run: OneServer) -> None:
     shown = run("lease", "ttl", "00000000000000a1")
     assert shown.text.endswith(" s of 90 s\nk\n")
     listed = run("lease", "list").text.splitlines()
-    assert [line.split() for line in listed if "a1 " in line] == [["00000000000000a1", "90", "1"]]
+    assert [line.split() for line in listed if line.startswith("00000000000000a1 ")] == [
+        ["00000000000000a1", "90", "1"]
+    ]
     assert run("lease", "keepalive", "00000000000000a1", "--once").text == "90 s\n"
     assert run("lease", "grant", "9000000000s", "--id", "00000000000000a2").status == 0
     assert ["00000000000000a2", "9000000000", "0"] in [line.split() for line in run("lease", "list").text.splitlines()]
