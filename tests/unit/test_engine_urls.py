@@ -129,6 +129,7 @@ async def test_machine_opens_on_an_engine_by_its_url() -> None:
         assert await one.count() == 2
         async with one.session() as once:
             assert await once.put("c") == 3
+        assert [await one.count(), await two.count()] == [3, 3]  # each has applied all of it
         assert one.replica.stats().applied == two.replica.stats().applied
         with pytest.raises(UsageError, match="not on Raft"):
             one.raft  # noqa: B018 - the access is what is tested

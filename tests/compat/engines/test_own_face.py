@@ -25,6 +25,7 @@ CHECKS: list[LogCheck] = [
     engine_checks.fenced_command_is_refused_after_the_leadership,
     engine_checks.cut_off_node_says_what_is_known,
     engine_checks.restarted_backend_loses_and_repeats_nothing,
+    engine_checks.broken_machine_stops_the_node,
     engine_checks.record_at_the_limit_is_taken,
     engine_checks.snapshots_are_taken_by_themselves,
 ]
