@@ -31,20 +31,17 @@ $(VENV)/.installed: $(VENV)/.runtime
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
 	@touch $@
 
-# Options for failed tests: `.ci/run` gives some.
-RERUNS ?=
-
 # Four at a time: the tests of real processes wait more than they work. A file's tests stay together and in order, and the
 # files with the longest ones (chaos, integration) are not left to the end. What `verify` runs is not run again.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m 'not slow' $(RERUNS) --numprocesses 4 --dist loadfile --no-loadscope-reorder $(TIDY:%=--ignore %)
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses 4 --dist loadfile --no-loadscope-reorder $(TIDY:%=--ignore %)
 
 # etcd's clients and other frameworks against a cluster of ours, and the engines on real servers, in an environment of
 # their own: they pin versions of what they need. With Debian's etcd-client, etcd-server and postgresql there are more
 # tests; what is missing is said at the end of the run. The frameworks' own tests are in no wheel: they come from the
 # source distributions, and are left out if those can't be downloaded. Three at a time: they wait more than they work.
 COMPAT := .venv-compat
-COMPAT_TESTS := $(COMPAT)/bin/python -m pytest -W default $(RERUNS) --numprocesses 3 --dist loadfile --no-loadscope-reorder \
+COMPAT_TESTS := $(COMPAT)/bin/python -m pytest -W default --numprocesses 3 --dist loadfile --no-loadscope-reorder \
 	tests/compat/etcd tests/compat/contrib tests/compat/engines
 SUITES := apscheduler==3.11.3 celery==5.7.0 django==5.2.19
 
@@ -83,7 +80,7 @@ $(BROWSER)/.installed: pyproject.toml
 	@touch $@
 
 browser: $(BROWSER)/.installed
-	$(BROWSER)/bin/python -m pytest $(RERUNS) tests/browser
+	$(BROWSER)/bin/python -m pytest tests/browser
 
 # The pictures of the console in docs/pictures, of a cluster that this starts.
 screenshots: $(BROWSER)/.installed
