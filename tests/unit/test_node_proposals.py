@@ -11,14 +11,14 @@ import pytest
 from syncline.consensus.types import ReadState
 from syncline.errors import Closed, DeadlineExceeded, Dropped, NoLeader, Outcome, Rejected, Superseded
 from syncline.node.futures import ApplyFuture, ReadFuture
-from syncline.node.proposals import Deadlines, Proposals
+from syncline.node.proposals import Proposals
 from syncline.node.read_batches import ReadBatches
 
 STEP_S = 0.1
 
 
 def proposals(max_bytes: int = 1 << 20) -> Proposals:
-    return Proposals(random.Random(1), step_s=STEP_S, max_bytes=max_bytes)
+    return Proposals(random.Random(1), max_bytes=max_bytes)
 
 
 def new(held: Proposals, deadline_s: float = 1.0, size_bytes: int = 10) -> ApplyFuture[object]:
@@ -37,23 +37,52 @@ def test_help_of_apply_future_names_index_and_term() -> None:
         assert f"`{attribute}` is" in text
 
 
-async def test_deadlines_end_in_order_and_not_early() -> None:
+async def test_proposals_end_at_their_deadlines_in_order_and_not_early() -> None:
+    held = proposals()
+    ended: list[float] = []
+
+    def propose(deadline_s: float) -> None:
+        new(held, deadline_s).add_done_callback(lambda _: ended.append(deadline_s))
+
+    for deadline_s in (2.0, 1.0, 3.0, 1.5):
+        propose(deadline_s)
+    for now_s, expected in ((0.99, []), (1.0, [1.0]), (2.5, [1.0, 1.5, 2.0]), (9.0, [1.0, 1.5, 2.0, 3.0])):
+        held.expire(now_s, leader=1)
+        await asyncio.sleep(0)
+        assert ended == expected
+    assert len(held) == 0
+
+
+async def test_a_later_proposal_with_a_shorter_deadline_ends_in_time() -> None:
+    held = proposals()
+    long = new(held, 100.0)
+    held.expire(5.0, leader=1)
+    short = new(held, 6.0)
+    held.expire(6.0, leader=1)
+    assert short.done()
+    assert not long.done()
+    short = new(held, 7.0)
+    held.expire(7.0, leader=1)
+    assert short.done()
+
+
+async def test_reads_end_at_their_deadlines_in_order_and_not_early() -> None:
+    asked = Asked()
     loop = asyncio.get_running_loop()
-    deadlines: Deadlines[asyncio.Future[object]] = Deadlines(STEP_S)
-    late, early = loop.create_future(), loop.create_future()
-    deadlines.add(late, 2.0)
-    deadlines.add(early, 1.0)
-    assert deadlines.expired(0.99) == []
-    assert deadlines.expired(3.0) == [early, late]
-    assert len(deadlines) == 0
+    ended: list[str] = []
 
+    def read(name: str, deadline_s: float) -> None:
+        asked.reads.new(loop, deadline_s, STEP_S).add_done_callback(lambda _: ended.append(name))
 
-async def test_deadlines_keep_nothing_that_was_discarded() -> None:
-    future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-    deadlines: Deadlines[asyncio.Future[object]] = Deadlines(STEP_S)
-    deadlines.discard(future, deadlines.add(future, 3000.0))
-    assert len(deadlines) == 0
-    assert deadlines._buckets == {}
+    read("asked", 3.05)
+    asked.reads.ask(0.0)
+    read("late", 2.05)
+    read("early", 1.05)
+    for now_s, expected in ((1.05, []), (1.11, ["early"]), (9.0, ["early", "late", "asked"])):
+        asked.reads.expire(now_s, leader=1)
+        await asyncio.sleep(0)
+        assert ended == expected
+    assert len(asked.reads) == 0
 
 
 async def test_an_answer_resolves_its_proposal_and_frees_its_share() -> None:
@@ -66,7 +95,6 @@ async def test_an_answer_resolves_its_proposal_and_frees_its_share() -> None:
     held.resolved(future.number, 7, 2, "answer")
     assert (await future, future.index, future.term, future.response) == ("answer", 7, 2, "answer")
     assert len(held) == 0
-    assert len(held._deadlines) == 0
     assert not held._placed
     new(held)
 
@@ -174,7 +202,7 @@ async def test_fail_all_tells_the_sent_from_the_unsent() -> None:
 
 
 async def test_numbers_differ_between_runs() -> None:
-    first, second = (Proposals(random.Random(seed), step_s=1, max_bytes=9999) for seed in (1, 2))
+    first, second = (Proposals(random.Random(seed), max_bytes=9999) for seed in (1, 2))
     assert new(first).number != new(second).number
 
 
@@ -183,7 +211,7 @@ class Asked:
 
     def __init__(self) -> None:
         self.contexts: list[bytes] = []
-        self.reads = ReadBatches(random.Random(1), step_s=STEP_S, retry_s=0.5, ask=self.contexts.append)
+        self.reads = ReadBatches(random.Random(1), retry_s=0.5, ask=self.contexts.append)
 
     def new(self, deadline_s: float = 5.0) -> ReadFuture:
         return self.reads.new(asyncio.get_running_loop(), deadline_s, STEP_S)
@@ -208,8 +236,6 @@ async def test_reads_that_come_together_share_one_question() -> None:
     asked.reads.applied(8)
     assert await late == 8
     assert len(asked.reads) == 0
-    await asyncio.sleep(0)
-    assert len(asked.reads._deadlines) == 0
 
 
 async def test_a_late_answer_to_an_earlier_attempt_is_ignored() -> None:

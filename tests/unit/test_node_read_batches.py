@@ -13,7 +13,7 @@ from syncline.node.read_batches import ReadBatches
 
 async def test_state_age_counts_from_the_last_confirmed_and_applied_read() -> None:
     asked: list[bytes] = []
-    reads = ReadBatches(random.Random(1), step_s=0.1, retry_s=1.0, ask=asked.append)
+    reads = ReadBatches(random.Random(1), retry_s=1.0, ask=asked.append)
     loop = asyncio.get_running_loop()
     future = reads.new(loop, 60.0, 0.1)
     reads.ask(5.0)
@@ -31,7 +31,7 @@ async def test_state_age_counts_from_the_last_confirmed_and_applied_read() -> No
 
 async def test_it_never_becomes_less_current() -> None:
     asked: list[bytes] = []
-    reads = ReadBatches(random.Random(1), step_s=0.1, retry_s=1.0, ask=asked.append)
+    reads = ReadBatches(random.Random(1), retry_s=1.0, ask=asked.append)
     loop = asyncio.get_running_loop()
     reads.new(loop, 60.0, 0.1)
     reads.ask(5.0)
@@ -48,7 +48,7 @@ async def test_it_never_becomes_less_current() -> None:
 async def test_reads_index_that_never_comes_blocks_no_other_read() -> None:
     """A read whose index is not applied ends at its deadline; one behind it that can be answered is."""
     asked: list[bytes] = []
-    reads = ReadBatches(random.Random(1), step_s=0.1, retry_s=1.0, ask=asked.append)
+    reads = ReadBatches(random.Random(1), retry_s=1.0, ask=asked.append)
     loop = asyncio.get_running_loop()
     never = reads.new(loop, 6.0, 0.1)
     reads.ask(5.0)
@@ -66,7 +66,7 @@ async def test_reads_index_that_never_comes_blocks_no_other_read() -> None:
 async def test_reads_age_counts_the_time_that_the_machine_slept() -> None:
     asked: list[bytes] = []
     slept_s = 100.0
-    reads = ReadBatches(random.Random(1), step_s=0.1, retry_s=1.0, ask=asked.append, asleep_s=lambda: slept_s)
+    reads = ReadBatches(random.Random(1), retry_s=1.0, ask=asked.append, asleep_s=lambda: slept_s)
     assert reads.age_s(5.0) is None
     reads.new(asyncio.get_running_loop(), 60.0, 0.1)
     reads.ask(5.0)

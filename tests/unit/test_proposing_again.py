@@ -19,7 +19,7 @@ class Table:
     """The proposals of one node in term 1, and its queue."""
 
     def __init__(self) -> None:
-        self.held = Proposals(random.Random(1), step_s=0.1, max_bytes=1 << 20)
+        self.held = Proposals(random.Random(1), max_bytes=1 << 20)
         assert self.held.open(1)
 
     def new(self, *, again: bool = True, fence: int = 0) -> ApplyFuture[object]:

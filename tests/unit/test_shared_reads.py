@@ -25,7 +25,7 @@ class NodeBackend(FakeBackend):
         super().__init__()
         self.now_s = 0.0
         self.contexts: list[bytes] = []
-        self.node = NodeReads(random.Random(1), step_s=STEP_S, retry_s=1.0, ask=self.contexts.append)
+        self.node = NodeReads(random.Random(1), retry_s=1.0, ask=self.contexts.append)
 
     def read_index(self, timeout_s: float) -> ReadFuture:
         self.reads += 1

@@ -79,6 +79,7 @@ __all__ = [
     "check_value",
     "decode_command",
     "encode_command",
+    "encode_put",
     "frees_space",
 ]
 
@@ -350,6 +351,13 @@ def encode_command(command: Command) -> bytes:
         _check_sizes(command)
         raise _bad(str(error)) from error
     return data
+
+
+def encode_put(key: bytes, value: bytes) -> bytes:
+    """`encode_command` of a `Put` with nothing but a key and a value, which most commands are."""
+    if 0 < len(key) <= MAX_KEY_BYTES and len(value) <= MAX_VALUE_BYTES:
+        return _encoder.encode((0, key, value))
+    return encode_command(Put(key, value))
 
 
 def authorised(command: bytes, user: str, token: bytes, revision: int) -> bytes:

@@ -47,8 +47,8 @@ class Waiter(Protocol):
     """The log index: known once the leader has placed it, final once there is an answer."""
     term: int
     """The term of the leader that placed it."""
-    bucket: int
-    """Where its deadline is kept."""
+    deadline_s: float
+    """When it ends, by the loop's clock."""
     attempt: int
     """The term of its newest attempt: sent to the leader of that term, or appended by this node as that leader.
 
@@ -103,7 +103,7 @@ class ApplyFuture(NodeFuture[R]):
     """The log index: known once the leader has placed it, final once there is an answer."""
     term: int = 0
     """The term of the leader that placed it."""
-    bucket: int = 0
+    deadline_s: float = 0.0
     attempt: int = 0
     payload: bytes = b""
     fence: int = 0
@@ -132,7 +132,7 @@ class ApplyCall:
     size_bytes: int = 0
     index: int = UNPLACED
     term: int = 0
-    bucket: int = 0
+    deadline_s: float = 0.0
     attempt: int = 0
     payload: bytes = b""
     fence: int = 0
@@ -177,6 +177,8 @@ class ReadFuture(NodeFuture[object]):
     joined_before_s: float = -math.inf
     """A later read with the same time-out may wait for it, too, without asking the node, if its deadline is before
     this. No read may once the confirmation has been asked for: that would not speak of it."""
+    deadline_s: float = math.inf
+    """When it ends, by the loop's clock: no earlier than the deadline of any read that waits for it."""
 
     def cancel(self, msg: Any | None = None) -> bool:  # noqa: ARG002 - the signature is asyncio's
         """Do nothing: others may wait for it, too."""

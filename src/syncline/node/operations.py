@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable, Sequence
-from threading import get_ident
 from typing import Final, Generic, TypeVar, cast
 
 from syncline.consensus.types import StateType
@@ -185,7 +185,7 @@ class Operations(Generic[R_co]):
         """
         driver, loop = self._driver, self._driver.loop
         check_timeout(timeout)
-        if driver.running.thread != get_ident() or not loop.is_running():
+        if running_loop() is not loop:
             driver.running.check_place()
         if driver.running.stopped_by is not None:
             future = ReadFuture(loop=loop)
@@ -345,13 +345,10 @@ class Operations(Generic[R_co]):
         if type(timeout_s) is not float or not 0.0 < timeout_s <= MAX_TIMEOUT_S:
             check_timeout(timeout_s)
         driver = self._driver
-        parts = driver.parts
-        if (
-            driver.running.stopped_by is not None
-            or driver.running.thread != get_ident()
-            or not driver.running.loop.is_running()
-        ):
-            driver.running.check()
+        running, parts, proposals = driver.running, driver.parts, driver.proposals
+        loop = running.loop
+        if running.stopped_by is not None or running_loop() is not loop:
+            running.check()
         size = len(data) + len(extensions)
         if size > driver.config.max_entry_bytes:
             raise TooLarge(f"a command of {size} bytes; the limit is {driver.config.max_entry_bytes}")
@@ -360,10 +357,10 @@ class Operations(Generic[R_co]):
         parts.wal.check_space(size, frees_space=waiter.frees_space)
         if not checked and parts.check is not None and kind == _COMMAND:
             parts.check(data)
-        driver.proposals.add(waiter, size, driver.loop.time() + timeout_s)
-        payload = encode(Proposal(kind, driver.core.raft.id, waiter.number, data, extensions))
+        number = proposals.add(waiter, size, loop.time() + timeout_s)
+        payload = encode(Proposal(kind, driver.node_id, number, data, extensions))
         if waiter.fence:
-            driver.proposals.fenced = True
+            proposals.fenced = True
         elif kind in _PROPOSED_AGAIN:
             waiter.payload = payload
         driver.propose(waiter, DATA, payload)

@@ -18,16 +18,18 @@ proposals end as `Superseded` (`not_applied`).
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Iterable
-from typing import Final, Generic, TypeVar
+from operator import attrgetter
+from typing import Final
 
 from syncline.errors import DeadlineExceeded, Dropped, NoLeader, Outcome, Superseded, SynclineError
 from syncline.node.config import OVERHEAD_BYTES
 from syncline.node.envelope import DATA
 from syncline.node.futures import UNPLACED, ApplyFuture, Queued, Waiter
 
-__all__ = ["NO_QUORUM", "Deadlines", "Proposals", "fence_passed"]
+__all__ = ["NO_QUORUM", "Proposals", "fence_passed"]
 
 COUNTER_BITS: Final = 32
 """Bits of a number that count; the rest is random for each start, so that runs don't share numbers."""
@@ -43,52 +45,19 @@ IN_SNAPSHOT: Final = "a snapshot took the place of the log there: it may have be
 
 OVERTAKEN: Final = "it was not taken in its turn, and a later proposal of this node came first"
 
-Waiting = TypeVar("Waiting")
-
-
-class Deadlines(Generic[Waiting]):
-    """Futures by the time at which they end, in steps: one check per tick instead of one timer per operation."""
-
-    def __init__(self, step_s: float) -> None:
-        self._step_s = step_s
-        self._buckets: dict[int, dict[Waiting, None]] = {}
-
-    def __len__(self) -> int:
-        return sum(map(len, self._buckets.values()))
-
-    def add(self, future: Waiting, deadline_s: float) -> int:
-        """Add a future; returns its key for `discard`."""
-        bucket = int(deadline_s / self._step_s) + 1
-        held = self._buckets.get(bucket)
-        if held is None:
-            held = self._buckets[bucket] = {}
-        held[future] = None
-        return bucket
-
-    def discard(self, future: Waiting, bucket: int) -> None:
-        """Remove a future that has ended: a long deadline must not keep it and its answer in memory."""
-        held = self._buckets.get(bucket)
-        if held is not None:
-            held.pop(future, None)
-            if not held:
-                del self._buckets[bucket]
-
-    def expired(self, now_s: float) -> list[Waiting]:
-        """Remove and return the expired futures, earliest first. A caller may have cancelled some."""
-        current = int(now_s / self._step_s)
-        due = [bucket for bucket in self._buckets if bucket <= current]
-        return [future for bucket in sorted(due) for future in self._buckets.pop(bucket)]
+_deadline_s = attrgetter("deadline_s")
 
 
 class Proposals:
     """The futures of this node's own proposals, by number and, once placed, by position."""
 
-    def __init__(self, rng: random.Random, *, step_s: float, max_bytes: int) -> None:
+    def __init__(self, rng: random.Random, *, max_bytes: int) -> None:
         self._next = (rng.getrandbits(NONCE_BITS) << COUNTER_BITS) + 1
         self._waiting: dict[int, Waiter] = {}
         self._placed: dict[int, list[Waiter]] = {}
         """By index: proposals with a position that are never proposed again."""
-        self._deadlines: Deadlines[Waiter] = Deadlines(step_s)
+        self._soonest_s = math.inf
+        """No proposal ends by its deadline before this time."""
         self._newest = self._next - 1
         """The highest number of this life that was applied, or whose fate is unknown: no lower one comes after it."""
         self.applied_term: int = 0
@@ -117,7 +86,7 @@ class Proposals:
         self.add(future, size_bytes, deadline_s)
         return future
 
-    def add(self, waiter: Waiter, size_bytes: int, deadline_s: float) -> None:
+    def add(self, waiter: Waiter, size_bytes: int, deadline_s: float) -> int:
         """Give a proposal of this size its number. Raises `Dropped` if too much is waiting already."""
         cost = size_bytes + OVERHEAD_BYTES
         if self._bytes + cost > self.max_bytes:
@@ -130,7 +99,10 @@ class Proposals:
         waiter.number = number
         waiter.size_bytes = cost
         self._waiting[number] = waiter
-        waiter.bucket = self._deadlines.add(waiter, deadline_s)
+        waiter.deadline_s = deadline_s
+        if deadline_s < self._soonest_s:
+            self._soonest_s = deadline_s
+        return number
 
     # -- attempts -----------------------------------------------------------------------------------------------------
 
@@ -191,7 +163,11 @@ class Proposals:
         waiter = self._waiting.pop(number, None)
         if waiter is None:
             return
-        self._release(waiter)
+        # On the way of each write: `_release`, spelled out.
+        waiter.payload = b""
+        self._bytes -= waiter.size_bytes
+        if self._placed:
+            self._displace(waiter)
         waiter.index, waiter.term = index, term
         if isinstance(answer, SynclineError):
             waiter.failed(answer)
@@ -266,10 +242,17 @@ class Proposals:
         return waiter, DATA, waiter.payload
 
     def expire(self, now_s: float, leader: int, why_no_leader: str = NO_QUORUM) -> None:
-        """End overdue proposals."""
-        for waiter in self._deadlines.expired(now_s):
+        """End overdue proposals, earliest first."""
+        if now_s < self._soonest_s:
+            return
+        # Most proposals end long before their deadline. So each costs nothing here but this look at all that wait,
+        # once in a time-out.
+        waiting = self._waiting.values()
+        overdue = [waiter for waiter in waiting if waiter.deadline_s <= now_s]
+        self._soonest_s = min((waiter.deadline_s for waiter in waiting if waiter.deadline_s > now_s), default=math.inf)
+        for waiter in sorted(overdue, key=_deadline_s):
             if waiter.number not in self._waiting:
-                continue
+                continue  # the callback of one before it has ended it
             if waiter.attempt:
                 self._leave_unknown(waiter)
             if waiter.done():
@@ -304,7 +287,6 @@ class Proposals:
     def _release(self, waiter: Waiter) -> None:
         """It does not wait any more."""
         waiter.payload = b""
-        self._deadlines.discard(waiter, waiter.bucket)
         self._bytes -= waiter.size_bytes
         if self._placed:
             self._displace(waiter)

@@ -7,19 +7,22 @@ an earlier attempt can never confirm a later one. A batch is resolved once the c
 from __future__ import annotations
 
 import asyncio
-import functools
 import math
 import random
 from collections import deque
 from collections.abc import Callable
+from operator import attrgetter
 
 from syncline.consensus.types import ReadState
 from syncline.errors import DeadlineExceeded, NoLeader, Outcome, SynclineError
 from syncline.node.futures import ReadFuture, settle, settle_error
-from syncline.node.proposals import NO_QUORUM, Deadlines
+from syncline.node.proposals import NO_QUORUM
 from syncline.platform.distribution import Distribution
 
 __all__ = ["ReadBatches"]
+
+
+_deadline_s = attrgetter("deadline_s")
 
 
 class _Batch:
@@ -43,7 +46,6 @@ class ReadBatches:
         self,
         rng: random.Random,
         *,
-        step_s: float,
         retry_s: float,
         ask: Callable[[bytes], object],
         asleep_s: Callable[[], float] = float,
@@ -60,7 +62,6 @@ class ReadBatches:
         self.retry_s: float = retry_s
         self._ask = ask
         """The core answers by a `ReadState`, or not at all: then the read is asked again."""
-        self._deadlines: Deadlines[ReadFuture] = Deadlines(step_s)
         self._gathering: dict[float, ReadFuture] = {}
         self._asked: _Batch | None = None
         self._confirmed: deque[_Batch] = deque()
@@ -88,9 +89,7 @@ class ReadBatches:
         future = self._gathering.get(slot)
         if future is None or future.done():
             future = self._gathering[slot] = ReadFuture(loop=loop)
-            future.joined_before_s = (slot + 1) * step_s
-            bucket = self._deadlines.add(future, deadline_s)
-            future.add_done_callback(functools.partial(self._ended, future, bucket))
+            future.joined_before_s = future.deadline_s = (slot + 1) * step_s
         return future
 
     def _close_gathering(self) -> list[ReadFuture]:
@@ -100,9 +99,6 @@ class ReadBatches:
         for future in futures:
             future.joined_before_s = -math.inf
         return futures
-
-    def _ended(self, future: ReadFuture, bucket: int, _: asyncio.Future[object]) -> None:
-        self._deadlines.discard(future, bucket)
 
     def ask(self, now_s: float) -> None:
         """Ask for a confirmation of the gathered reads, or again if an answer is overdue."""
@@ -153,7 +149,8 @@ class ReadBatches:
         self._confirmed = waiting
 
     def expire(self, now_s: float, leader: int, why_no_leader: str = NO_QUORUM) -> None:
-        for future in self._deadlines.expired(now_s):
+        overdue = [future for future in self._waiting() if future.deadline_s <= now_s]
+        for future in sorted(overdue, key=_deadline_s):
             if leader:
                 message = "the leader did not confirm the read before the deadline"
                 settle_error(future, DeadlineExceeded(message, outcome=Outcome.NOT_APPLIED, leader=leader))
@@ -166,6 +163,11 @@ class ReadBatches:
             waits = (batch for batch in self._confirmed if not all(future.done() for future in batch.futures))
             self._confirmed = deque(waits)
 
+    def _waiting(self) -> list[ReadFuture]:
+        """All futures that have no answer yet, and perhaps some that have."""
+        batches = [*self._confirmed, self._asked] if self._asked is not None else self._confirmed
+        return [*self._gathering.values(), *(future for batch in batches for future in batch.futures)]
+
     def age_s(self, now_s: float) -> float | None:
         """How long ago the state had everything that was committed; None if that was never known.
 
@@ -176,8 +178,8 @@ class ReadBatches:
         return now_s - self.current_as_of_s + self._asleep_s() - self.asleep_then_s
 
     def fail_all(self, error: SynclineError) -> None:
-        batches = [*self._confirmed, *([self._asked] if self._asked else [])]
-        for future in [*self._close_gathering(), *(future for batch in batches for future in batch.futures)]:
+        for future in self._waiting():
             settle_error(future, error)
+        self._close_gathering()
         self._asked = None
         self._confirmed.clear()

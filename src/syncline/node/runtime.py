@@ -115,17 +115,17 @@ class Driver:
     ) -> None:
         self.config: Config = config
         self.core: RawNode = core
+        self.node_id: NodeId = core.raft.id
         self.rng = rng
         self.events: Events = Events()
         self.running: Running = Running()
         self.loop: asyncio.AbstractEventLoop = self.running.loop
         heartbeat_s = config.heartbeat_s
         self.step_s: float = heartbeat_s
-        """The resolution of deadlines: it stays if the timers are changed, because the deadlines are kept by it."""
-        self.proposals: Proposals = Proposals(rng, step_s=heartbeat_s, max_bytes=config.max_pending_bytes)
+        """Reads whose deadlines are in one such step share a confirmation. It stays if the timers are changed."""
+        self.proposals: Proposals = Proposals(rng, max_bytes=config.max_pending_bytes)
         self.reads: ReadBatches = ReadBatches(
             rng,
-            step_s=heartbeat_s,
             retry_s=READS_RETRY_HEARTBEATS * heartbeat_s,
             ask=lambda context: core.read_index(context),  # noqa: PLW0108 - looked up at each call: tests replace it
             asleep_s=workers.asleep_s,

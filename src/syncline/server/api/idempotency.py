@@ -53,13 +53,11 @@ def propose(
     `fingerprint` tells the request from others if the same request does not always make the same command. Raises
     `RequestError` if the key is none, `PermissionDenied` or `Unauthenticated`.
     """
-    raw, principal = request.headers.get(FIELD), request.principal
-    plain = command
+    raw, principal, plain = request.headers.get(FIELD), request.principal, command
     if principal is not None:
         command = principal.authorised(command)
     if raw is None:
-        then = answering(respond, partial(done, respond))
-        backend.propose(command, timeout_s, then, frees_space=frees_space)
+        backend.propose(command, timeout_s, answering(respond, partial(done, respond)), frees_space=frees_space)
         return
     then_once, key = answering(respond, partial(_once, respond, done)), parse_key(raw)
     if principal is not None:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from syncline.client.schemas import DeleteReply, PutReply
 from syncline.errors import Rejected
-from syncline.kv.commands import ABSENT, EXISTS, MAX_KEY_BYTES, Delete, Put, encode_command
+from syncline.kv.commands import ABSENT, EXISTS, MAX_KEY_BYTES, Delete, Put, encode_command, encode_put
 from syncline.kv.records import DeleteAnswer, KeyRecord, PutAnswer
 from syncline.kv.serving.key_limits import DEFAULT_MAX_KEY_BYTES, DEFAULT_MAX_VALUE_BYTES
 from syncline.kv.serving.reads import DEFAULT_TIMEOUT_S, ConfirmedReads, ReadPlan
@@ -341,7 +341,9 @@ class KeyRoutes:
         expect = None if CONDITIONS.isdisjoint(headers) else _write_condition(headers)
         timeout_s, lease, ttl_ms = self._put_plan(request.query) if request.query else (DEFAULT_TIMEOUT_S, 0, 0)
         if not ttl_ms:
-            self._propose(request, encode_command(Put(key, body, lease, expect)), timeout_s, respond)
+            plain = not lease and expect is None
+            command = encode_put(key, body) if plain else encode_command(Put(key, body, lease, expect))
+            propose(self._backend, request, command, timeout_s, respond, self._proposed)
             return
         # The id of the lease is drawn for each attempt: the same request is told by any other.
         fingerprint = encode_command(Put(key, body, 1, expect, ttl_ms)) if FIELD in request.headers else b""

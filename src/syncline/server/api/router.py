@@ -159,8 +159,8 @@ class Router:
             route, takes_rest = self._prefixes.get(path[:end], _NO_ROUTE)
             if route is not None and route.actions and (not takes_rest or request.method == "POST"):
                 route, path = self._action(route, path, end, takes_rest=takes_rest)
-            if route is not None and (takes_rest or (len(path) > end and b"/" not in path[end:])):
-                raw = path[end:]
+            raw = path[end:]
+            if route is not None and (takes_rest or (raw and b"/" not in raw)):
                 request.argument = decode_percent(raw, "the path") if _PERCENT in raw else raw
             else:
                 route = self._exact.get(path)

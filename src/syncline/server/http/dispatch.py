@@ -92,7 +92,7 @@ class Dispatcher:
         if total.bytes > total.limit_bytes and not self._has_share(request.path):
             respond(problem(503, "overloaded", "too much is being sent and asked at once; nothing was done"))
             return
-        if not request.waits:
+        if not ((request.query or request.method == "POST") and request.waits):  # no other request can wait
             if total.requests >= total.max_requests and not self._has_place(request.path):
                 text = f"this node answers {total.requests} requests already; nothing was done"
                 respond(problem(503, "overloaded", text))

@@ -114,7 +114,12 @@ class Output:
             if shared.observe is not None:
                 took_s = shared.clock() - slot.started_s
                 shared.observe(slot.request.route, answer.status, took_s, slot.request, answer.code)
-        if slot.plain and len(slots) == 1 and self._is_free():  # nothing is before it or behind it
+        if (  # nothing is before it or behind it, and it may be written at once
+            slot.plain
+            and len(slots) == 1
+            and self._reader.phase == IDLE
+            and not (self.collecting or link.read_paused or link.stage)
+        ):
             slots.popleft()
             slot.answer = GIVEN
             if slot.held_bytes:
@@ -127,7 +132,6 @@ class Output:
 
     def found(self, slot: Slot, head: bytes, body: bytes) -> None:
         """Take an answer of the GET fast path: `answered`, and shorter if it can be written at once."""
-        # On the way of each such read: `_is_free` is spelled out.
         queue, shared, link = self._queue, self._shared, self._link
         slots, transport = queue.slots, link.transport
         if (
@@ -164,11 +168,6 @@ class Output:
         self.answered(slot, response)
         if (observe := self._shared.observe) is not None:
             observe("", response.status, 0.0, None, response.code)
-
-    def _is_free(self) -> bool:
-        """Whether an answer may be written at once, if it is the only one."""
-        link = self._link
-        return self._reader.phase == IDLE and not (self.collecting or link.read_paused or link.stage)
 
     # --- writing
 

@@ -64,8 +64,8 @@ MAX_HEADER_BYTES: Final = KIB
 _METHODS: Final = {b"GET": "GET", b"PUT": "PUT", b"POST": "POST", b"DELETE": "DELETE"}
 _VERSION: Final = b"HTTP/1.1"
 
-_ODD: Final = re.compile(rb"[^A-Za-z0-9\-._~%!$&'()*+,;=:@/?]").search
-"""Finds in a target what RFC 3986 does not allow in a path and a query."""
+_USUAL_TARGET: Final = re.compile(rb"/[A-Za-z0-9\-._~%!$&'()*+,;=:@/?]*").fullmatch
+"""A path, and perhaps a query, of what RFC 3986 allows in them."""
 _QUESTION_MARK: Final = ord("?")
 
 _PLAIN_LINES: Final = re.compile(rb"(?:[A-Za-z0-9-]+: [!-~](?:[ -~]*[!-~])?\r\n)*[A-Za-z0-9-]+: [!-~](?:[ -~]*[!-~])?")
@@ -106,20 +106,20 @@ class HeaderCache:
 
     def read(self, data: bytes) -> Request | None:
         """The request that `data` is, whole and alone, at the start of a message; None if that is not plain."""
-        parts = data.split(b" ", 2)
-        if len(parts) != 3:
+        try:
+            name, target, rest = data.split(b" ", 2)
+        except ValueError:
             return None
-        name, target, rest = parts
         header, blank, body = rest.partition(b"\r\n\r\n")
         known, method = self._known.get(header), _METHODS.get(name)
         if known is None or method is None or not blank or len(body) != known.body_bytes:
             return None
-        if target[:1] != b"/" or len(target) > self._max_url_bytes or _ODD(target):
+        if len(target) > self._max_url_bytes or not _USUAL_TARGET(target):
             return None
-        path, query = target, b""
         if _QUESTION_MARK in target:
-            path, _, query = target.partition(b"?")
-        return Request(method, path, query, known.fields, body)
+            target, _, query = target.partition(b"?")
+            return Request(method, target, query, known.fields, body)
+        return Request(method, target, b"", known.fields, body)
 
     def learn(self, data: bytes, request: Request) -> None:
         """Remember the header of `data`, from which the strict parser has made this request, if it is plain and comes
