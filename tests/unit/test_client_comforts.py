@@ -132,10 +132,13 @@ async def test_json_that_can_not_be_read_or_written_is_a_clear_error() -> None:
             assert key in str(bad.value)
         looped: list[object] = []
         looped.append(looped)
-        for value in (object(), looped, {1j: 2}):
+        not_finite = (float("nan"), [{"a": float("inf")}], {"b": (None, -float("inf"))}, Job("send", float("nan")))  # type: ignore[arg-type]
+        for value in (object(), looped, {1j: 2}, *not_finite):
             with pytest.raises(TypeError):
                 await kv.put_json("new", value)
         assert await kv.get("new") is None
+        await kv.put_json("new", [None, {"null": 1e308}])
+        assert await kv.get_json("new") == [None, {"null": 1e308}]
 
 
 async def test_transaction_is_written_as_it_is_read() -> None:

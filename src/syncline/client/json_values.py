@@ -13,6 +13,7 @@ from syncline.client.single_keys import SingleKeyCalls
 from syncline.client.wire import text_of
 from syncline.decoding import UNDECODABLE
 from syncline.errors import Outcome, RequestFailed
+from syncline.platform.texts import encode_exact_json
 
 __all__ = ["JsonCalls"]
 
@@ -85,7 +86,8 @@ class JsonCalls(SingleKeyCalls):
 
             await kv.put_json("config/limits", {"clients": 100})
 
-        `value` is anything that msgspec encodes: plain types, Structs, dataclasses, datetimes, UUIDs.
+        `value` is anything that msgspec encodes: plain types, Structs, dataclasses, datetimes, UUIDs. Numbers that are
+        not finite have no JSON form.
 
         Raises:
             TypeError: the value has no JSON form; nothing was sent.
@@ -95,8 +97,8 @@ class JsonCalls(SingleKeyCalls):
             ConfigError: an argument can't be used; nothing was sent.
         """
         try:
-            body = msgspec.json.encode(value)
-        except (ValueError, RecursionError) as error:
+            body = encode_exact_json(value)
+        except TypeError as error:
             raise TypeError(f"the value of key {text_of(to_bytes(key, 'key'))!r} has no JSON form: {error}") from error
         return await self.put(
             key,

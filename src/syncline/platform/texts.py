@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
-__all__ = ["encode_json", "printable"]
+__all__ = ["encode_exact_json", "encode_json", "printable"]
 
 
 def printable(text: str) -> str:
@@ -18,6 +20,30 @@ def encode_json(value: object) -> bytes:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:
         return msgspec.json.encode(_printable_in(msgspec.to_builtins(value)))
+
+
+def encode_exact_json(value: object) -> bytes:
+    """`value` as JSON, by msgspec.
+
+    Raises TypeError for what JSON can't carry. Not-a-number and infinity are among it: msgspec writes `null` for them,
+    and a reader would get another value than was written.
+    """
+    try:
+        body = msgspec.json.encode(value)
+    except (ValueError, RecursionError) as error:
+        raise TypeError(str(error)) from error
+    if b"null" in body and _is_not_finite(msgspec.to_builtins(value)):
+        raise TypeError("JSON has no not-a-number and no infinity")
+    return body
+
+
+def _is_not_finite(value: object) -> bool:
+    """Whether a number in it is not finite."""
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    if isinstance(value, dict):
+        return any(map(_is_not_finite, value.values()))
+    return isinstance(value, list | tuple) and any(map(_is_not_finite, value))
 
 
 def _printable_in(value: object) -> object:

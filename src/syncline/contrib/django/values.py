@@ -11,6 +11,7 @@ from django.core.cache.backends.redis import RedisSerializer
 from django.utils.module_loading import import_string
 
 from syncline.errors import ConfigError
+from syncline.platform.texts import encode_exact_json
 
 __all__ = ["CacheSerializer", "CachedValue", "JsonSerializer", "decode_value", "encode_value", "serializer_of"]
 
@@ -39,7 +40,7 @@ class JsonSerializer:
 
     def dumps(self, value: object, /) -> bytes:
         """Raises `TypeError` for a value that JSON can't carry."""
-        return msgspec.json.encode(value)
+        return encode_exact_json(value)
 
     def loads(self, data: bytes, /) -> object:
         """Raises `msgspec.DecodeError` for what is no JSON."""
