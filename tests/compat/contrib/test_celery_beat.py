@@ -97,6 +97,14 @@ class Beats:
         self.start_beat()
         until("another beat runs", lambda: self.owner() != owner, deadline_s=LIMIT_S)
 
+    def stop_all(self) -> None:
+        """Stop all beats in order."""
+        for beat in self.beats:
+            beat.send_signal(signal.SIGTERM)
+        ends = {beat.wait(30) for beat in self.beats}
+        assert ends <= {0, -signal.SIGTERM}  # one that has just been started has no handler yet
+        self.beats.clear()
+
     def end(self) -> None:
         for process in (*self.beats, self.worker):
             process.kill()
@@ -104,10 +112,7 @@ class Beats:
 
     def check(self) -> None:
         """Each run that was ever begun was carried out, and once."""
-        for beat in self.beats:
-            beat.send_signal(signal.SIGTERM)
-        ends = {beat.wait(30) for beat in self.beats}
-        assert ends <= {0, -signal.SIGTERM}  # one that has just been started has no handler yet
+        self.stop_all()
         state = msgspec.json.decode(self._state())
         sent = self.sent() - ("sending" in state)  # beat was stopped before it could send this one
         until("all runs", lambda: len(self.runs()) >= sent)
@@ -155,6 +160,29 @@ def test_beat_killed_twenty_times_loses_and_doubles_no_run(beats: Beats) -> None
     kill_and_count(beats, KILLS)
 
 
+@pytest.mark.slow
+def test_beat_loses_and_doubles_no_run_while_twenty_leaders_are_killed(beats: Beats) -> None:
+    """Each kill takes the node that leads. Every fifth one takes all nodes at once: nothing answers for a while."""
+    cluster = beats.cluster
+    for at in range(KILLS):
+        everyone = range(len(cluster.endpoints))
+        for node in everyone if at % 5 == 4 else [cluster.leader()]:
+            cluster.kill(node)
+        cluster.heal()
+        beats.wait_for(1)
+    beats.check()
+
+
+@pytest.mark.slow
+def test_beat_restarted_twenty_times_loses_and_doubles_no_run(beats: Beats) -> None:
+    """All beats stop in order, at any moment, and one begins again."""
+    for _ in range(KILLS):
+        beats.stop_all()
+        beats.start_beat()
+        beats.wait_for(1)
+    beats.check()
+
+
 def test_beat_goes_on_when_the_leading_node_is_killed(beats: Beats) -> None:
     leader = beats.cluster.leader()
     beats.cluster.kill(leader)
@@ -183,11 +211,7 @@ def test_beat_that_was_paused_and_wakes_up_doubles_no_run(beats: Beats) -> None:
 def test_beat_restart_goes_on_with_the_stored_schedule(beats: Beats) -> None:
     """All beats stop, and begin again: the count goes on, and the next beat has the lock at once."""
     before = beats.sent()
-    for beat in beats.beats:
-        beat.send_signal(signal.SIGTERM)
-    for beat in beats.beats:
-        assert beat.wait(30) in {0, -signal.SIGTERM}  # the second one may have no handler yet
-    beats.beats.clear()
+    beats.stop_all()
     assert not beats.kv.list("locks/beat/").items
     beats.start_beat()
     beats.wait_for(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -10,8 +11,9 @@ from celery.contrib.testing.worker import start_worker
 from kombu.exceptions import OperationalError
 
 from syncline.client import Client
-from syncline.contrib.celery import ResultBackend, Scheduler
-from syncline.errors import ConfigError
+from syncline.contrib.celery import OnceTask, ResultBackend, Scheduler
+from syncline.contrib.celery.beat import RUN_HEADER
+from syncline.errors import ConfigError, OperationError
 from syncline.testing.process_cluster import ProcessCluster
 from tests.helpers.ports import free_block
 
@@ -75,6 +77,32 @@ def test_result_backend_url_may_stand_in_its_setting(syncline_cluster: ProcessCl
     assert kv.get("celery-results/a") is not None
     app.backend.delete("a")
     assert app.backend.get("a") is None
+
+
+def test_once_task_waits_for_a_cluster_that_is_away(app: Celery, syncline_cluster: ProcessCluster) -> None:
+    """The broker has given its message away: if the task failed now, the run would be lost."""
+    app.conf.syncline_options = {"timeout": 0.2}
+    ran: list[str] = []
+
+    @app.task(name="tick", base=OnceTask)
+    def tick() -> None:
+        ran.append("once")
+
+    for node in range(len(syncline_cluster.endpoints)):
+        syncline_cluster.kill(node)
+    deliveries = [threading.Thread(target=tick.apply, kwargs={"headers": {RUN_HEADER: "run"}}) for _ in range(2)]
+    for delivery in deliveries:
+        delivery.start()
+    syncline_cluster.heal()
+    for delivery in deliveries:
+        delivery.join(LIMIT_S)
+    assert ran == ["once"]
+    app.conf.syncline_claim_wait = 0.2
+    app.conf.syncline_url = f"http://127.0.0.1:{free_block(1)}"
+    del app._syncline_client
+    with pytest.raises(OperationError):
+        tick.apply(headers={RUN_HEADER: "another"}).get()
+    assert ran == ["once"]
 
 
 def test_beat_without_a_cluster_tries_again() -> None:

@@ -9,7 +9,7 @@ from celery.utils.log import get_logger
 from syncline.client import Client
 from syncline.contrib.celery.bases import TaskBase
 from syncline.contrib.celery.beat import RUN_HEADER
-from syncline.contrib.celery.settings import client_for
+from syncline.contrib.celery.settings import client_for, number_setting
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -18,6 +18,9 @@ __all__ = ["OnceTask"]
 
 KEPT_S: Final = 7 * 86_400.0
 """How long the record of a run is kept: a message that stands in a queue for longer may run again."""
+
+CLAIM_S: Final = 600.0
+"""How long a worker waits for a cluster that does not answer: the broker has no message any more to deliver again."""
 
 CLIENT: Final = "_syncline_client"
 """The attribute of an application that has the client of its tasks."""
@@ -32,6 +35,7 @@ class OnceTask(TaskBase):
     A message of beat has the id of its run. The first worker that gets it claims the run in the store, and runs the
     task; a second delivery of the same run returns None. So a run that has begun is not begun again, also if its worker
     died: at most once. Celery's own retries of a task are no second delivery, and run. Other messages run as ever.
+    While the cluster does not answer the worker waits, up to `syncline_claim_wait` seconds.
     """
 
     abstract = True
@@ -40,7 +44,8 @@ class OnceTask(TaskBase):
         """Run the task, if no worker has claimed this run.
 
         Raises:
-            OperationError: the cluster could not be asked; nothing was run.
+            OperationError: the cluster did not answer until the end of the wait, or refused; nothing was run.
+            ConfigError: a setting can't be used; nothing was run.
         """
         run = _run_of(self.request)
         if run is not None and not self._claim(run):
@@ -51,14 +56,19 @@ class OnceTask(TaskBase):
     def _claim(self, run: str) -> bool:
         key, attempt = f"beat-runs/{run}".encode(), str(self.request.retries or 0).encode()
         kv = _client_of(self.app)
-        wrote = kv.transaction().if_absent(key).put(key, attempt, ttl=KEPT_S).else_get(key).commit()
+        # One operation with a long deadline, and not several: the client sends it again under the same key, so a claim
+        # whose answer was lost is not taken for that of another worker.
+        wait_s = number_setting(self.app, "syncline_claim_wait", CLAIM_S)
+        claim = kv.transaction().if_absent(key).put(key, attempt, ttl=KEPT_S).else_get(key)
+        wrote = claim.commit(timeout=wait_s)
         if wrote.succeeded:
             return True
         # A retry is a new message with a higher number: it takes the record over, once.
         before = wrote.results[0].value
         if not before.isdigit() or int(before) >= int(attempt):
             return False
-        return kv.transaction().if_value(key, before).put(key, attempt, ttl=KEPT_S).commit().succeeded
+        takes_over = kv.transaction().if_value(key, before).put(key, attempt, ttl=KEPT_S)
+        return takes_over.commit(timeout=wait_s).succeeded
 
 
 def _run_of(request: object) -> str | None:
