@@ -27,6 +27,7 @@ EXTRAS = {
     "apscheduler": ("apscheduler", "apscheduler"),
     "celery": ("celery", "celery"),
     "django": ("django", "django"),
+    "fsspec": ("fsspec", "fsspec"),
     "opentelemetry": ("opentelemetry", "otel"),
     "prometheus": ("prometheus_client", "prometheus"),
 }

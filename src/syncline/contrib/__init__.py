@@ -6,6 +6,7 @@
     syncline.contrib.torchrun        a rendezvous backend for torchrun
     syncline.contrib.prometheus      a collector for prometheus-client
     syncline.contrib.opentelemetry   gauges for an OpenTelemetry meter
+    syncline.contrib.fsspec          snapshots of any machine at URLs: s3://, sftp://, a directory
 
 See docs/contrib/README.md.
 """

@@ -27,7 +27,7 @@ from syncline.sessions.table import TableView
 from syncline.storage.snapshots.file import SnapshotManifest, encode_header
 from syncline.version import __version__
 
-__all__ = ["MachineState", "export_state", "import_into_log", "import_into_raft", "state_bytes"]
+__all__ = ["MachineState", "export_state", "import_into_log", "import_into_raft", "manifest_of", "state_bytes"]
 
 EXPORT_S: Final = 60.0
 PAGE_BYTES: Final = 8 << 20
@@ -137,11 +137,16 @@ async def import_into_raft(engine: Engine[object], fsm: FSM[object], state: Mach
     if state_bytes(view) != state_bytes(trial.snapshot()):
         raise ConfigError("the machine on this cluster of Raft is not empty: copy into a new cluster")
     data = state.sessions + state.data
+    manifest = manifest_of(data, state.index, state.time_s)
+    await _raft(engine).restore(io.BytesIO(encode_header(manifest) + data), trial=trial)
+
+
+def manifest_of(data: bytes, index: int, time_s: float) -> SnapshotManifest:
+    """The manifest of a snapshot file for a state that did not come out of Raft. `data`: sessions, then the machine."""
     sha256 = hashlib.sha256(data).hexdigest()
-    registry = encode(RegistryState(0, (), (), time_s=state.time_s))
-    manifest = SnapshotManifest(
-        *(max(1, state.index), 1, MembershipState(), 0, len(data), sha256, __version__),
+    registry = encode(RegistryState(0, (), (), time_s=time_s))
+    return SnapshotManifest(
+        *(max(1, index), 1, MembershipState(), 0, len(data), sha256, __version__),
         runtime=registry,
         sessions=SECTION_FORMAT,
     )
-    await _raft(engine).restore(io.BytesIO(encode_header(manifest) + data), trial=trial)

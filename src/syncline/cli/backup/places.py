@@ -5,43 +5,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 from collections.abc import Iterator
 from typing import Final, Protocol
 
 from syncline.cli.exits import EXIT_FAILED, EXIT_USAGE, Failure
+from syncline.contrib.urls import is_url, shown, split_path, without_slash
 
 __all__ = ["BackupPlace", "UrlPlace", "is_url", "place_of", "shown", "split_place", "without_slash"]
 
-_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")
-_USER_INFO: Final = re.compile(r"://[^/?#\s]*@")
 READ_BYTES: Final = 1 << 20
-
-
-def is_url(text: str) -> bool:
-    """Whether a text names a place by URL: `s3://…`, `file://…`, or `simplecache::s3://…`."""
-    return _URL.match(text) is not None
 
 
 def split_place(path: str) -> tuple[str, str]:
     """The directory and the name in it, of a path or URL."""
-    before, slash, name = path.rpartition("/")
+    directory, name = split_path(path)
     if not name:
         raise Failure(f"{shown(path)} names no file", EXIT_USAGE)
-    if is_url(path) and before.endswith(":/"):  # memory://monday: the root
-        before += slash
-    return (before or slash or ".", name)
-
-
-def without_slash(path: str) -> str:
-    """A directory without slashes at its end; the root, as a path or URL, as it is."""
-    short = path.rstrip("/")
-    return path if not short or (is_url(path) and short.endswith(":")) else short
-
-
-def shown(path: str) -> str:
-    """A path or URL, or a text with URLs, as it may be printed: without a user and password in it."""
-    return _USER_INFO.sub("://[removed]@", path)
+    return directory, name
 
 
 class BackupPlace(Protocol):

@@ -241,6 +241,10 @@ class SnapshotReader(io.RawIOBase):
         """The file's path."""
         return self._file.path
 
+    def header(self) -> bytes:
+        """The file up to its data, as it was written: with the data behind it, it is a copy of the file."""
+        return _read(self._file, 0, self._data_offset)
+
     def buffered(self) -> io.BufferedReader:
         return io.BufferedReader(self, READ_BYTES)
 
