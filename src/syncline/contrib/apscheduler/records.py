@@ -23,6 +23,8 @@ class JobRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """The state as JSON, unless the job store has a `dumps` of its own."""
     dumped: bytes | None = None
     """What that `dumps` has made."""
+    begun_until: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    """Runs whose time is not later were begun, or left out, by a scheduler that had the lock."""
 
 
 class StoredJob(msgspec.Struct, frozen=True):

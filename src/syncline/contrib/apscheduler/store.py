@@ -11,11 +11,11 @@ from apscheduler.job import Job
 from apscheduler.jobstores.base import ConflictingIdError, JobLookupError
 
 from syncline.client import BlockingLock, Compare, DeleteOp, DeletePrefixOp, OperationResult, PutOp, TxnOp
-from syncline.contrib.apscheduler.bases import JobStoreBase
+from syncline.contrib.apscheduler.bases import JobBase, JobStoreBase
 from syncline.contrib.apscheduler.plain import json_dumps, json_loads
 from syncline.contrib.apscheduler.records import NO_JSON, JobRecord, StoredJob
 from syncline.contrib.connection import checked_name, client_of
-from syncline.errors import ConfigError, DeadlineExceeded, LockLost, OperationError, Rejected, SynclineError
+from syncline.errors import ConfigError, DeadlineExceeded, Dropped, LockLost, OperationError, Rejected, SynclineError
 
 if TYPE_CHECKING:
     from apscheduler.schedulers.base import BaseScheduler
@@ -24,6 +24,12 @@ __all__ = ["JobStore"]
 
 MOST_DUE: Final = 500
 """Jobs that are begun in one round: half of what a batch may hold. The next round follows at once."""
+
+CHANGES: Final = 100
+"""Attempts to write a job that other processes change at the same time."""
+
+AHEAD: Final = timedelta(minutes=1)
+"""A record that is further ahead of the own clock was written by a clock that was wrong."""
 
 LATEST: Final = datetime.max.replace(tzinfo=UTC)
 
@@ -36,8 +42,8 @@ class JobStore(JobStoreBase):
         scheduler.add_job(report, "cron", hour=3, id="report", replace_existing=True)
 
     Any process with the store may add, change and remove jobs. With `on_crash="skip"` the time of a job's next run is
-    written before a run begins: a run begins at most once. With `"rerun"` it is written afterwards: a run whose
-    scheduler dies begins again. Both take effect only while the lock is held.
+    written before a run begins: a run begins at most once. With `"rerun"` it is written as soon as the executor has the
+    run: one whose scheduler dies before that begins again. Both take effect only while the lock is held.
     """
 
     def __init__(
@@ -80,6 +86,8 @@ class JobStore(JobStoreBase):
         self._waits = False
         self._begun: dict[str, int] = {}
         """Jobs that the scheduler was given and has not reported: by id, the revision of the record; 0: removed."""
+        self._looked_at: datetime | None = None
+        """The scheduler's time when it was given those jobs."""
         self._unusable: set[tuple[str, int]] = set()
         """Records that this process can't read, which it has logged."""
 
@@ -88,6 +96,7 @@ class JobStore(JobStoreBase):
     def get_due_jobs(self, now: datetime) -> list[Job]:
         """Take the jobs that are due, if this scheduler has the lock. Raises `OperationError`."""
         self._begun = {}
+        self._looked_at = now
         lock = self._held_lock()
         if lock is None:
             return []
@@ -121,8 +130,10 @@ class JobStore(JobStoreBase):
     def lookup_job(self, job_id: str) -> Job | None:
         """A job by its id, or None."""
         found = self._kv.get(self._key(job_id))
-        record = None if found is None else self._record_in(job_id, found.revision, found.value)
-        return None if found is None or record is None else self._restored(StoredJob(job_id, found.revision, record))
+        if found is None:
+            return None
+        record = self._record_in(job_id, found.mod_revision, found.value)
+        return None if record is None else self._restored(StoredJob(job_id, found.mod_revision, record))
 
     def get_all_jobs(self) -> list[Job]:
         """All jobs in the order of their next runs; those that are paused at the end."""
@@ -143,17 +154,24 @@ class JobStore(JobStoreBase):
         if job.id in self._begun:
             revision = self._begun.pop(job.id)
             if self._reruns:
-                self._report(job.id, revision, PutOp(self._key(job.id), self._value(job, job.next_run_time)))
+                value = self._value(job, job.next_run_time, self._looked_at)
+                self._report(job.id, revision, PutOp(self._key(job.id), value))
             return  # else it was written before the run began
-        next_run = job.next_run_time
-        if getattr(job, "_jobstore_alias", None) is None:
-            next_run = self._kept_time(job)
-        try:
-            self._kv.put(self._key(job.id), self._value(job, next_run), if_present=True)
-        except Rejected as error:
-            if error.code != "precondition_failed":
-                raise
-            raise JobLookupError(job.id) from error
+        key = self._key(job.id)
+        for _ in range(CHANGES):
+            found = self._kv.get(key)
+            if found is None:
+                raise JobLookupError(job.id)
+            record = self._record_in(job.id, found.mod_revision, found.value) or JobRecord(job.next_run_time)
+            value = self._value(job, _next_run(job, record), record.begun_until)
+            try:
+                self._kv.put(key, value, if_revision=found.mod_revision)
+            except Rejected as error:
+                if error.code != "precondition_failed":
+                    raise
+            else:
+                return
+        raise Dropped(f"the job {job.id} was changed by others at each of {CHANGES} attempts to write it")
 
     def remove_job(self, job_id: str) -> None:
         """Remove a job. Raises `JobLookupError` if there is none with this id."""
@@ -246,7 +264,7 @@ class JobStore(JobStoreBase):
         times = job._get_run_times(now)
         following = job.trigger.get_next_fire_time(times[-1], now) if times else job.next_run_time
         key = self._key(job.id)
-        return DeleteOp(key) if following is None else PutOp(key, self._value(job, following))
+        return DeleteOp(key) if following is None else PutOp(key, self._value(job, following, now))
 
     def _report(self, job_id: str, revision: int, write: PutOp | DeleteOp) -> None:
         """Write what has become of a job that was begun here, while the lock is held and the job is the same."""
@@ -288,10 +306,11 @@ class JobStore(JobStoreBase):
                 state = json_loads(bytes(record.job))
             else:
                 raise ValueError("it was written with dumps=: give this job store the same loads=")
-            job = Job.__new__(Job)
+            job = LookedUpJob.__new__(LookedUpJob)
             job.__setstate__(state)
             if record.next_run is None:
                 job.next_run_time = None
+            job.next_run_read = job.next_run_time
         except Exception as error:  # noqa: BLE001 - the job's own modules are imported
             self._cannot_read(one.id, one.revision, error)
             return None
@@ -304,23 +323,14 @@ class JobStore(JobStoreBase):
             self._unusable = {known for known in self._unusable if known[0] != job_id} | {(job_id, revision)}
             self._logger.error("the job %s can't be read here, and is left to others: %s", job_id, error)
 
-    def _value(self, job: Job, next_run: datetime | None) -> bytes:
+    def _value(self, job: Job, next_run: datetime | None, begun_until: datetime | None = None) -> bytes:
         state = {**job.__getstate__(), "next_run_time": next_run}
         words = str(job.trigger)
         if self._dumps is None:
-            record = JobRecord(next_run, words, job=msgspec.Raw(json_dumps(state)))
+            record = JobRecord(next_run, words, job=msgspec.Raw(json_dumps(state)), begun_until=begun_until)
         else:
-            record = JobRecord(next_run, words, dumped=self._dumps(state))
+            record = JobRecord(next_run, words, dumped=self._dumps(state), begun_until=begun_until)
         return msgspec.json.encode(record)
-
-    def _kept_time(self, job: Job) -> datetime | None:
-        """The next run of a job that is added again at a start: what is due, or was missed, stays due."""
-        found = self._kv.get(self._key(job.id))
-        record = None if found is None else self._record_in(job.id, found.revision, found.value)
-        given: datetime | None = job.next_run_time
-        if record is None or record.next_run is None or given is None or record.trigger != str(job.trigger):
-            return given
-        return min(record.next_run, given)
 
     def _key(self, job_id: str) -> bytes:
         return (self._prefix + job_id).encode()
@@ -331,3 +341,26 @@ class JobStore(JobStoreBase):
 
 def _by_time(one: StoredJob) -> datetime:
     return LATEST if one.record.next_run is None else one.record.next_run
+
+
+class LookedUpJob(JobBase):
+    """A job that was read, with the time of its next run as it was then."""
+
+    __slots__ = ("next_run_read",)
+    next_run_read: datetime | None
+
+
+def _next_run(job: Job, record: JobRecord) -> datetime | None:
+    """The next run of a job that is written again. A run that was begun meanwhile must not come back."""
+    given: datetime | None = job.next_run_time
+    if isinstance(job, LookedUpJob) and given == job.next_run_read:
+        return record.next_run  # what was changed is something else
+    if getattr(job, "_jobstore_alias", None) is not None:
+        return given
+    # It is added again at a start: what is due, or was missed, stays due.
+    if record.next_run is None or given is None or record.trigger != str(job.trigger):
+        return given
+    begun = record.begun_until
+    if begun is not None and given <= begun < datetime.now(UTC) + AHEAD:
+        return record.next_run  # this process is a little late, or its clock is
+    return min(record.next_run, given)
