@@ -14,7 +14,7 @@ import pytest
 
 from syncline.client import Client
 from syncline.contrib.torchrun import RendezvousState, WorkerKeys, client_for_run, get_handler, store_class
-from syncline.errors import ConfigError, Unreachable
+from syncline.errors import ConfigError, CorruptionError, Unreachable
 from tests.helpers.doc_examples import PYTHON
 from tests.helpers.site_server import site_in_thread
 
@@ -49,6 +49,7 @@ def test_rendezvous_state_is_replaced_with_its_token_alone(backend: RendezvousSt
     assert second is not None
     assert (second[0], second[2]) == (b"y", True)
     assert second[1] != first[1]
+    assert backend.set_state(b"z", first[1]) == (b"y", second[1], False)  # the token is old
     assert backend.get_state() == second[:2]
 
 
@@ -59,6 +60,17 @@ def test_rendezvous_state_stays_with_another_token(backend: RendezvousState, tok
     assert present is not None
     assert backend.set_state(b"y", token) == (b"x", present[1], False)
     assert backend.get_state() == present[:2]
+
+
+def test_rendezvous_token_that_was_read_is_that_of_the_state(kv: Client, backend: RendezvousState) -> None:
+    """Other keys are written meanwhile: those of the workers, say."""
+    backend.set_state(b"x")
+    kv.put("other", "1")
+    read = backend.get_state()
+    assert read is not None
+    written = backend.set_state(b"y", read[1])
+    assert written is not None
+    assert written[2]
 
 
 @pytest.mark.parametrize("token", [7, "token"])
@@ -89,23 +101,39 @@ def test_rendezvous_of_many_nodes_has_one_winner_of_each_round(kv: Client) -> No
     assert sorted(found[0]) == list(range(8))
 
 
+@pytest.mark.parametrize("value", [b"", b"x", b"rdzv1", b"rdzv1\0\0\0\1state", b"\x80\x04."])
+def test_rendezvous_state_that_is_none_raises_the_error_of_torch(
+    kv: Client, backend: RendezvousState, value: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kv.put("torchrun/run/state", value)
+    with pytest.raises(CorruptionError, match="torchrun/run/state has something else"):  # no torch here
+        backend.get_state()
+    error = torch_error(monkeypatch, "RendezvousStateError")
+    for call in (backend.get_state, lambda: backend.set_state(b"x"), lambda: backend.set_state(b"x", "token")):
+        with pytest.raises(error, match="has something else than the state of a rendezvous"):
+            call()
+
+
+def torch_error(monkeypatch: pytest.MonkeyPatch, name: str) -> type[Exception]:
+    """Put an error of torch in its place: torch is not installed."""
+    made = type(name, (Exception,), {})
+    api = ModuleType("api")
+    vars(api)[name] = made
+    for parent in ("torch", "torch.distributed", "torch.distributed.elastic"):
+        monkeypatch.setitem(sys.modules, parent, ModuleType(parent))
+    monkeypatch.setitem(sys.modules, "torch.distributed.elastic.rendezvous", ModuleType("rendezvous"))
+    monkeypatch.setitem(sys.modules, "torch.distributed.elastic.rendezvous.api", api)
+    return made
+
+
 def test_rendezvous_without_a_cluster_raises_the_error_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     with Client("http://127.0.0.1:1", timeout=0.3) as kv:
         backend = RendezvousState(kv, "run")
         with pytest.raises(Unreachable):  # no torch here
             backend.get_state()
-
-        class RendezvousConnectionError(Exception):
-            pass
-
-        api = ModuleType("api")
-        vars(api)["RendezvousConnectionError"] = RendezvousConnectionError
-        for name in ("torch", "torch.distributed", "torch.distributed.elastic"):
-            monkeypatch.setitem(sys.modules, name, ModuleType(name))
-        monkeypatch.setitem(sys.modules, "torch.distributed.elastic.rendezvous", ModuleType("rendezvous"))
-        monkeypatch.setitem(sys.modules, "torch.distributed.elastic.rendezvous.api", api)
+        error = torch_error(monkeypatch, "RendezvousConnectionError")
         for call in (backend.get_state, lambda: backend.set_state(b"x")):
-            with pytest.raises(RendezvousConnectionError, match="Syncline cluster has failed"):
+            with pytest.raises(error, match="Syncline cluster has failed"):
                 call()
 
 

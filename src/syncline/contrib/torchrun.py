@@ -7,6 +7,7 @@ docs/contrib/torchrun.md.
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Protocol
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from syncline.client import Client
 from syncline.contrib.connection import client_of
 from syncline.contrib.extras import missing_extra
-from syncline.errors import ConfigError, OperationError
+from syncline.errors import ConfigError, CorruptionError, OperationError
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousParameters
@@ -23,6 +24,11 @@ __all__ = ["RendezvousState", "WorkerKeys", "get_handler"]
 
 STATE_S: Final = 7200.0
 """How long the keys of a run are kept after their last write, in seconds: longer than any rendezvous takes."""
+
+STATE_MAGIC: Final = b"rdzv1"
+"""A state begins with it, then with its CRC-32: what another program has written under the key is no state."""
+
+CHECKSUM_BYTES: Final = 4
 
 FIRST_PAUSE_S: Final = 0.02
 LONGEST_PAUSE_S: Final = 0.5
@@ -57,12 +63,13 @@ class RendezvousState:
 
         Raises:
             RendezvousConnectionError: the cluster did not answer (torch's error).
+            RendezvousStateError: the key has something else than a state (torch's error).
         """
         try:
             found = self._kv.get(self._key)
         except OperationError as error:
             raise _connection_error(error) from error
-        return None if found is None else (found.value, found.revision)
+        return None if found is None else (self._state_in(found.value), found.mod_revision)
 
     def set_state(self, state: bytes, token: object = None) -> tuple[bytes, object, bool] | None:
         """Write the state if its token is this one (None: if there is no state).
@@ -71,20 +78,27 @@ class RendezvousState:
         token is no longer that of any.
 
         Raises:
-            RendezvousConnectionError: the cluster did not answer (torch's error).
+            RendezvousConnectionError, RendezvousStateError: as `get_state` does.
         """
         if token is not None and (isinstance(token, bool) or not isinstance(token, int) or token < 1):
             found = self.get_state()  # no token of ours
             return None if found is None else (*found, False)
         change = self._kv.transaction().if_revision(self._key, 0 if token is None else token)
         try:
-            done = change.put(self._key, state, ttl=STATE_S).else_get(self._key).commit()
+            written = STATE_MAGIC + _checksum(state) + state
+            done = change.put(self._key, written, ttl=STATE_S).else_get(self._key).commit()
         except OperationError as error:
             raise _connection_error(error) from error
         if done.succeeded:
             return state, done.revision, True
         [present] = done.results
-        return (present.value, present.mod_revision, False) if present.found else None
+        return (self._state_in(present.value), present.mod_revision, False) if present.found else None
+
+    def _state_in(self, value: bytes) -> bytes:
+        head, state = value[: len(STATE_MAGIC) + CHECKSUM_BYTES], value[len(STATE_MAGIC) + CHECKSUM_BYTES :]
+        if head != STATE_MAGIC + _checksum(state):
+            raise _state_error(self._key.decode("utf-8", "replace"))
+        return state
 
 
 class WorkerKeys:
@@ -214,6 +228,10 @@ def _delegate(name: str) -> Callable[..., object]:
     return call
 
 
+def _checksum(state: bytes) -> bytes:
+    return zlib.crc32(state).to_bytes(CHECKSUM_BYTES, "big")
+
+
 def _connection_error(error: OperationError) -> Exception:
     """torch's error for a cluster that does not answer; ours if torch is not there."""
     try:
@@ -221,6 +239,17 @@ def _connection_error(error: OperationError) -> Exception:
     except ModuleNotFoundError:
         return error
     made: Exception = RendezvousConnectionError(f"the connection to the Syncline cluster has failed: {error}")
+    return made
+
+
+def _state_error(key: str) -> Exception:
+    """torch's error for a state that is damaged; ours if torch is not there."""
+    text = f"the key {key} has something else than the state of a rendezvous. Delete it, or take another run id"
+    try:
+        from torch.distributed.elastic.rendezvous.api import RendezvousStateError
+    except ModuleNotFoundError:
+        return CorruptionError(text, file=key)
+    made: Exception = RendezvousStateError(text)
     return made
 
 

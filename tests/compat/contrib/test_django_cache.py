@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -13,6 +14,7 @@ import pytest
 
 from syncline.client import Client
 from syncline.contrib.django import Cache, JsonSerializer
+from syncline.contrib.django.values import encode_value, serializer_of
 from syncline.errors import ConfigError, DeadlineExceeded
 from syncline.testing.process_cluster import ProcessCluster
 
@@ -85,6 +87,15 @@ def test_cache_incr_and_add_of_many_threads_lose_nothing(make: MakeCache) -> Non
     for thread in threads:
         thread.join()
     assert (cache.get("n"), cache.get("huge") - 10**30, sorted(added)) == (20, 20, [False, False, False, True])  # type: ignore[operator]
+
+
+def test_cache_add_replaces_a_value_that_is_over_while_others_write(make: MakeCache, kv: Client) -> None:
+    """Its lease has not ended yet. The store's revision goes on with each write of others."""
+    kv.put("django/cache/:1:a", encode_value("old", serializer_of(None), time.time() - 1))
+    kv.put("other", "1")
+    cache = make()
+    assert cache.add("a", "new")
+    assert cache.get("a") == "new"
 
 
 def test_cache_incr_keeps_the_end_of_a_value(make: MakeCache, kv: Client) -> None:

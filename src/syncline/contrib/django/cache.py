@@ -79,7 +79,7 @@ class Cache(CacheBase):
                 return False
             if ttl_s == 0:
                 return True
-            change = self._kv.transaction().if_revision(full, 0 if found is None else found.revision)
+            change = self._kv.transaction().if_revision(full, 0 if found is None else found.mod_revision)
             if change.put(full, data, ttl=_lease_s(ttl_s)).commit().succeeded:
                 return True
 
