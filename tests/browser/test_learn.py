@@ -57,6 +57,43 @@ def test_learn_pauses_a_node_and_lets_it_go_on(address: str, page: Page) -> None
     page.tab.locator(".ring [aria-label^='n3, no answer']").wait_for(state="detached")
 
 
+def test_learn_cuts_the_leader_off_and_connects_it_again(address: str, page: Page) -> None:
+    """A partition: the node runs and has no say; the others elect a leader; connected again, it catches up."""
+    page.tab.goto(address)
+    cut = page.tab.get_by_role("button", name=re.compile("Cut off the leader, "))
+    name = cut.inner_text()[-2:]
+    cut.click()
+    row = page.tab.locator(".row", has=page.tab.get_by_text(name, exact=True))
+    row.get_by_text("cut off", exact=True).wait_for()
+    page.tab.locator(f".ring .node.leader:not([aria-label^='{name}, '])").wait_for()
+    page.tab.locator(f".ring [aria-label^='{name}, follower'], .ring [aria-label^='{name}, candidate']").wait_for()
+    page.tab.locator(".ring .link.cut").wait_for()
+    page.tab.get_by_role("link", name="Cluster").click()
+    page.sees(f"{name} is cut off from the other nodes")
+    urls = urls_of_nodes(address)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        put(f"{urls[name]}/key/learn?timeout=1s", b"lost")
+    assert json.load(refused.value)["error"]["code"] == "no_leader"
+    refused.value.close()
+    other = next(url for node, url in urls.items() if node != name)
+    put(f"{other}/key/learn?timeout=20s", b"kept")
+    page.tab.get_by_role("link", name="Learn").click()
+    row.get_by_role("button", name="Connect").click()
+    page.tab.locator(".ring .link.cut").wait_for(state="detached")
+    page.tab.locator(f".ring [aria-label^='{name}, follower']").wait_for()
+    with urllib.request.urlopen(f"{urls[name]}/key/learn?timeout=20s") as read:
+        assert read.read() == b"kept"
+
+
+def urls_of_nodes(address: str) -> dict[str, str]:
+    with urllib.request.urlopen(address.replace("/console/", "/raft/status")) as status:
+        return {member["name"]: member["http"] for member in json.load(status)["members"]}
+
+
+def put(url: str, value: bytes) -> None:
+    urllib.request.urlopen(urllib.request.Request(url, data=value, method="PUT")).close()
+
+
 def test_learn_is_not_there_without_the_token(address: str, page: Page) -> None:
     page.open(address.partition("/console/")[0])
     page.sees("All is well")

@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument("--config", required=True)
     parser.add_argument("--log-file")
     parser.add_argument("--parent-fd", type=int)
+    parser.add_argument("--lab-fd", type=int)
     arguments = parser.parse_args()
     with open(arguments.config, "rb") as file:
         settings = tomllib.load(file)

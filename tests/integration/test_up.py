@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +61,21 @@ class Up:
     def members(self) -> dict[str, dict[str, object]]:
         found = json.loads(self.run("status", "--json"))
         return {member["name"]: member for member in found["members"]}
+
+    def state_told_of(self, name: str) -> object:
+        """What the node has become, when it becomes something else."""
+        node = self.wait_for("node", name=name)["node"]
+        assert isinstance(node, dict)
+        return node["state"]
+
+    def order(self, action: str, node: str) -> None:
+        """Give the lab an order, as the console's page does."""
+        console, _, token = str((self._ready or {})["console"]).partition("#lab=")
+        with urllib.request.urlopen(console.replace("/console/", "/console-settings")) as settings:
+            door = json.load(settings)["lab"]
+        headers = {"Authorization": f"Bearer {token}"}
+        request = urllib.request.Request(f"{door}/lab/{action}/{node}", method="POST", headers=headers)
+        urllib.request.urlopen(request).close()
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGINT)
@@ -131,6 +147,27 @@ def test_cluster_survives_a_killed_leader_a_restart_and_a_join(tmp_path: Path) -
     # Without its log n2 is not n2 any more: it may not go on as if it still knew what it had promised.
     shutil.rmtree(data_dir / "n2")
     repaired(data_dir, "n2")
+
+
+def test_leader_that_is_cut_off_steps_down_and_catches_up(tmp_path: Path) -> None:
+    """A partition of one node: it refuses writes, the others go on, and it follows them when it is connected again."""
+    with running(tmp_path / "data", "--port", str(free_block(103))) as up:
+        up.wait_ready()
+        up.run("put", "greeting", "before")
+        members = up.members()
+        old = next(name for name, member in members.items() if member["role"] == "leader")
+        url = str(members[old]["http"])
+        up.order("cut", old)
+        while up.state_told_of(old) not in {"follower", "candidate"}:
+            pass
+        refused = syncline("put", "greeting", "lost", "--timeout", "1s", endpoints=url)
+        assert refused.status != 0
+        assert syncline("get", "greeting", "--timeout", "1s", endpoints=url).status != 0
+        others = ",".join(str(member["http"]) for name, member in members.items() if name != old)
+        up.run("put", "greeting", "meanwhile", "--timeout", "20s", endpoints=others)
+        up.order("connect", old)
+        assert up.run("get", "greeting", "--timeout", "20s", endpoints=url) == "meanwhile"
+        up.stop()
 
 
 def repaired(data_dir: Path, name: str) -> None:

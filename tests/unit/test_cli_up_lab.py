@@ -21,6 +21,11 @@ class FakeSupervisor:
     def __init__(self) -> None:
         self.sent: list[tuple[str, int]] = []
         self.started: list[str] = []
+        self.cut_off: list[str] = []
+
+    def cut(self, name: str, *, off: bool) -> bool:
+        self.cut_off = [name] if off else []
+        return name != "n3"
 
     async def start_again(self, name: str) -> bool:
         self.started.append(name)
@@ -67,6 +72,17 @@ async def test_lab_kills_pauses_resumes_and_starts_nodes() -> None:
             assert (await door.ask("POST", path, ORIGIN))[0] == 200
         assert door.nodes.sent == [("n1", signal.SIGKILL), ("n2", signal.SIGSTOP), ("n2", signal.SIGCONT)]
         assert door.nodes.started == ["n3"]
+
+
+async def test_lab_cuts_nodes_off_and_connects_them_again() -> None:
+    async with open_door() as door:
+        assert (await door.ask("POST", "/lab/cut/n2", ORIGIN))[0] == 200
+        assert '"cut":["n2"]' in (await door.ask("GET", "/lab/nodes"))[1]
+        assert (await door.ask("POST", "/lab/connect/n2", ORIGIN))[0] == 200
+        assert '"cut":[]' in (await door.ask("GET", "/lab/nodes"))[1]
+        assert (await door.ask("POST", "/lab/cut/n3", ORIGIN))[0] == 409
+        assert (await door.ask("POST", "/lab/cut/n1", token=""))[0] == 401
+        assert door.nodes.sent == []
 
 
 async def test_lab_refuses_what_it_does_not_know_or_can_not_do() -> None:

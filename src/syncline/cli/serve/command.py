@@ -41,7 +41,14 @@ def _setting_options(command: click.Command) -> click.Command:
     "--log-file", type=click.Path(dir_okay=False), help="Log to this file (rotated) instead of the error output."
 )
 @click.option("--parent-fd", type=int, hidden=True, help="Stop when the pipe at this descriptor is closed.")
-def serve(config_file: str | None, log_file: str | None, parent_fd: int | None, **settings: str | None) -> None:
+@click.option("--lab-fd", type=int, hidden=True, help="Take the orders of the lab of 'syncline up' from this pipe.")
+def serve(
+    config_file: str | None,
+    log_file: str | None,
+    parent_fd: int | None,
+    lab_fd: int | None,
+    **settings: str | None,
+) -> None:
     """Run one node of a cluster and serve HTTP, until SIGTERM or Ctrl-C.
 
     Every setting is a flag, an environment variable (SYNCLINE_DATA_DIR) or an entry of the --config file (data_dir),
@@ -55,7 +62,7 @@ def serve(config_file: str | None, log_file: str | None, parent_fd: int | None, 
     from syncline.cli.serve.process import run_node
 
     try:
-        run_node(config, log_file=log_file, parent_fd=parent_fd)
+        run_node(config, log_file=log_file, parent_fd=parent_fd, lab_fd=lab_fd)
     except NodeFailed as error:
         damaged = isinstance(error.__cause__, CorruptionError | RepairNeeded)
         status = EXIT_DAMAGED if damaged else EXIT_FAILED

@@ -11,9 +11,12 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from syncline.cli.log_lines import DescriptorStream, ThreadHandler
+from syncline.cli.up.cutting import CuttableNetwork, check_order_pipe, follow_orders
 from syncline.cli.up.drain import DRAIN_SIGNAL, DRAINED_LINE
 from syncline.platform import descriptors, interpreter
 from syncline.platform.service_manager import ServiceManager
+from syncline.platform.world import World
+from syncline.server.addresses import split_address
 from syncline.server.app import KvServer
 from syncline.server.config import ServerConfig
 from syncline.server.logs import JsonFormatter, TextFormatter
@@ -40,8 +43,13 @@ Result = TypeVar("Result")
 _log = logging.getLogger("syncline.cli.serve")
 
 
-def run_node(config: ServerConfig, *, log_file: str | None, parent_fd: int | None) -> None:
-    """Run a node until a signal, or the end of its parent. Raises what stopped it otherwise."""
+def run_node(config: ServerConfig, *, log_file: str | None, parent_fd: int | None, lab_fd: int | None = None) -> None:
+    """Run a node until a signal, or the end of its parent. Raises what stopped it otherwise.
+
+    `lab_fd`: the pipe by which `up` cuts it off from its peers, for trials; such a node has a parent.
+    """
+    if lab_fd is not None:
+        check_order_pipe(lab_fd, parent_fd)
     output = _set_up_log(config, log_file)
     handlers = {number: signal.getsignal(number) for number in (*STOPPING, DRAIN_SIGNAL)}
     interpreter.prepare()
@@ -50,7 +58,7 @@ def run_node(config: ServerConfig, *, log_file: str | None, parent_fd: int | Non
     manager = ServiceManager.of(os.environ if parent_fd is None else {})
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_run(config, parent_fd, output, manager))
+            runner.run(_run(config, parent_fd, _world(config, lab_fd), output, manager))
     finally:
         manager.close()
         for number, handler in handlers.items():
@@ -58,7 +66,26 @@ def run_node(config: ServerConfig, *, log_file: str | None, parent_fd: int | Non
         output.close()
 
 
-async def _run(config: ServerConfig, parent_fd: int | None, output: ThreadHandler, manager: ServiceManager) -> None:
+def _world(config: ServerConfig, lab_fd: int | None) -> Callable[[], World]:
+    """What makes the node's world: the usual one, or one with a network that `up` can cut."""
+    if lab_fd is None:
+        return World
+
+    def cuttable() -> World:
+        network = CuttableNetwork(split_address(config.peer_listen)[1])
+        follow_orders(asyncio.get_running_loop(), lab_fd, network)
+        return World(network=network)
+
+    return cuttable
+
+
+async def _run(
+    config: ServerConfig,
+    parent_fd: int | None,
+    world: Callable[[], World],
+    output: ThreadHandler,
+    manager: ServiceManager,
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     manager.starting(loop)
@@ -67,7 +94,7 @@ async def _run(config: ServerConfig, parent_fd: int | None, output: ThreadHandle
             loop.add_signal_handler(number, _on_signal, stop, number)
     if parent_fd is not None:
         loop.add_reader(parent_fd, _on_parent_gone, loop, parent_fd, stop)
-    opening = asyncio.create_task(KvServer.open(config))
+    opening = asyncio.create_task(KvServer.open(config, world=world()))
     if not await _done_before(stop, opening):
         _log.info("stopped before it was ready")
         return

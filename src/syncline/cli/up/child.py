@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections import deque
 from typing import Final
 
+from syncline.cli.up.cutting import CONNECT_ORDER, CUT_ORDER
 from syncline.cli.up.drain import DRAIN_SIGNAL, DRAINED_LINE
 from syncline.cli.up.plan import NodePlan
 from syncline.errors import StorageError
@@ -44,6 +46,10 @@ class Child:
         """Some process of this node has served clients."""
         self.damaged: bool = False
         """It ended because its data needs a repair: until then starting it again does not help."""
+        self.cut_off: bool = False
+        """The lab has cut its process off from the other nodes."""
+        self._orders = -1
+        """The end of the pipe to its process; -1: it has none."""
         self._lines: deque[str] = deque(maxlen=LAST_LINES)
         self._drained = asyncio.Event()
         self._serves = False
@@ -64,18 +70,42 @@ class Child:
         self.reported = False
         self._serves = False
         self._drained.clear()
-        arguments = [*self.command(), "--log-file", self.plan.log_path, "--parent-fd", str(watched_fd)]
-        self.process = await asyncio.create_subprocess_exec(
-            *program,
-            *arguments,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            pass_fds=[watched_fd],
-            start_new_session=True,  # Ctrl-C is for `up` alone: it stops the nodes in order
-            limit=LINE_BYTES,
-        )
+        self.close()
+        orders, self._orders = os.pipe()
+        arguments = [*self.command(), "--log-file", self.plan.log_path]
+        arguments += ["--parent-fd", str(watched_fd), "--lab-fd", str(orders)]
+        try:
+            self.process = await asyncio.create_subprocess_exec(
+                *program,
+                *arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                pass_fds=[watched_fd, orders],
+                start_new_session=True,  # Ctrl-C is for `up` alone: it stops the nodes in order
+                limit=LINE_BYTES,
+            )
+        finally:
+            os.close(orders)
         return self.process
+
+    def cut(self, *, off: bool) -> bool:
+        """Cut its process off from the other nodes, or connect it again. False if it has ended."""
+        if not self.running:
+            return False
+        try:
+            os.write(self._orders, CUT_ORDER if off else CONNECT_ORDER)
+        except BrokenPipeError:  # it ends just now
+            return False
+        self.cut_off = off
+        return True
+
+    def close(self) -> None:
+        """Close the pipe to its process."""
+        self.cut_off = False
+        if self._orders >= 0:
+            os.close(self._orders)
+            self._orders = -1
 
     async def follow(self, process: asyncio.subprocess.Process) -> int:
         """Read its error output to the end of the process. Returns the process's status."""

@@ -1,7 +1,7 @@
-"""The lab of `up`: a door on loopback by which the console's page Learn kills, pauses and starts this run's nodes.
+"""The lab of `up`: a door on loopback by which the console's page Learn breaks and mends this run's nodes.
 
     POST /lab/kill/n1      POST /lab/pause/n1      POST /lab/resume/n1      POST /lab/start/n1
-    GET  /lab/nodes
+    POST /lab/cut/n1       POST /lab/connect/n1    GET  /lab/nodes
 
 Each request shows the token of this run, which `up` prints as a part of the console's address, behind the #. It is new
 at each start. Pages of other origins than the nodes' are refused, as on the nodes, and other names than loopback's.
@@ -33,6 +33,7 @@ __all__ = ["Lab"]
 TOKEN_BYTES: Final = 16
 LIMITS: Final = HttpLimits(max_body_bytes=KIB, max_connections=32)
 
+CUTS: Final = {"cut": True, "connect": False}
 SIGNALS: Final = {"kill": signal.SIGKILL, "pause": signal.SIGSTOP, "resume": signal.SIGCONT}
 
 
@@ -67,9 +68,12 @@ class Lab:
         action, _, name = request.path.decode("ascii", "replace").removeprefix("/lab/").partition("/")
         known = {node.name for node in self._plan.nodes}
         if request.method == "GET" and action == "nodes" and not name:
-            return json_response({"nodes": sorted(known), "paused": sorted(self._paused)})
-        if request.method != "POST" or action not in {*SIGNALS, "start"}:
-            raise RequestError("the lab takes POST /lab/kill|pause|resume|start/NODE", status=404, code="unknown_route")
+            return json_response(
+                {"nodes": sorted(known), "paused": sorted(self._paused), "cut": self._supervisor.cut_off}
+            )
+        if request.method != "POST" or action not in {*SIGNALS, *CUTS, "start"}:
+            known_orders = "kill|pause|resume|start|cut|connect"
+            raise RequestError(f"the lab takes POST /lab/{known_orders}/NODE", status=404, code="unknown_route")
         if name not in known:
             names = ", ".join(sorted(known))
             raise RequestError(f"no node {name[:80]!r}: there are {names}", status=404, code="unknown_member")
@@ -81,6 +85,8 @@ class Lab:
     async def _do(self, action: str, name: str) -> bool:
         if action == "start":
             return await self._supervisor.start_again(name)
+        if action in CUTS:
+            return self._supervisor.cut(name, off=CUTS[action])
         if not self._supervisor.send(name, SIGNALS[action]):
             return False
         (self._paused.add if action == "pause" else self._paused.discard)(name)

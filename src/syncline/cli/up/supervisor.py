@@ -165,6 +165,15 @@ class Supervisor:
         child.process.send_signal(number)
         return True
 
+    def cut(self, name: str, *, off: bool) -> bool:
+        """Cut a node off from the others, or connect it again. False if it does not run."""
+        return not self._stopping and self._child(name).cut(off=off)
+
+    @property
+    def cut_off(self) -> list[str]:
+        """The names of the nodes that are cut off from the others."""
+        return [child.plan.name for child in self._children if child.running and child.cut_off]
+
     def kill(self) -> None:
         """End all nodes at once."""
         self._stopping = True
@@ -178,6 +187,7 @@ class Supervisor:
         for child in self._children:
             if child.process is not None:
                 await child.process.wait()
+            child.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

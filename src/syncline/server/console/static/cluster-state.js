@@ -94,7 +94,9 @@ class ClusterState extends EventTarget {
 
   // The status of the node that leads, if it can be asked: it alone knows how far the others are.
   get leaderStatus() {
-    for (const { status } of this.nodes.values()) if (status?.role === "leader" && (!this.status || status.term >= this.status.term)) return status;
+    // A leader that was cut off believes for a moment that it leads: the newest term counts.
+    const leaders = [...this.nodes.values()].map((one_) => one_.status).filter((one_) => one_?.role === "leader" && (!this.status || one_.term >= this.status.term));
+    if (leaders.length) return leaders.reduce((best, one_) => (one_.term > best.term ? one_ : best));
     return this.status?.role === "leader" && !this.error ? this.status : null;
   }
 

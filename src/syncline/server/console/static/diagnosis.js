@@ -22,6 +22,7 @@ export function diagnose(cluster) {
   const voters = members.filter((one) => one.role === "voter");
   const silent = voters.filter((one) => !one.status && one.http && one.active !== true);
   const leading = cluster.leaderStatus;
+  const apart = leading ? voters.filter((one) => one.status && !one.leads && !one.status.leader && one.active === false) : [];
   if (!leading && !members.some((one) => one.status?.leader)) {
     const needed = Math.floor(voters.length / 2) + 1;
     const up = voters.length - silent.length;
@@ -35,8 +36,9 @@ export function diagnose(cluster) {
       if (one.error?.code === "late") add("info", `${one.name} has come after this page was loaded`, "Load the page again to see it.");
       else if (one.heard && !one.leads) add("warn", `This page does not reach ${one.name}`, "It leads, and other nodes hear it. So it runs, and what is between it and this browser is in the way.", "status");
       else if (!leading) add("warn", `This page does not reach ${one.name}`, `It may run all the same. The leader${heard ? `, ${heard.name},` : ""} knows, and is not reached from here either.`, "status");
-      else add("bad", `${one.name} does not answer`, `The others go on. ${spare(voters.length, silent.length)}`, "status");
+      else add("bad", `${one.name} does not answer`, `The others go on. ${spare(voters.length, silent.length + apart.length)}`, "status");
     }
+    for (const one of apart) add("bad", `${one.name} is cut off from the other nodes`, `It runs and answers this page, and hears no leader: the network between the nodes is cut. It takes no writes, and its data may be old. The others go on. ${spare(voters.length, silent.length + apart.length)}`, "status");
   }
   for (const one of members) {
     if (one.status?.digest_agreement === "no_majority") add("bad", "The members' states differ", "No majority of the voters has the same state, so none is known to be right. See docs/digest.md.", "status --wide");

@@ -43,6 +43,7 @@ export function learnScreen(main) {
   cluster.addEventListener("change", draw);
   timeLine.addEventListener("change", drawEvents);
   const quick = async () => {
+    await lab.look().then(draw, tell);
     while (!end.signal.aborted) {
       await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
       if (!document.hidden && !end.signal.aborted) await cluster.look();
@@ -79,15 +80,16 @@ function button(text, action, node, danger = false) {
 
 function leaderOrder(members) {
   const leader = members.find((one) => one.leads);
-  return leader ? h("div", { class: "row" }, button(`Kill the leader, ${leader.name}`, "kill", leader.name, true)) : h("p", { class: "hint" }, "There is no leader at this moment.");
+  return leader ? h("div", { class: "row wrap" }, button(`Kill the leader, ${leader.name}`, "kill", leader.name, true), button(`Cut off the leader, ${leader.name}`, "cut", leader.name)) : h("p", { class: "hint" }, "There is no leader at this moment.");
 }
 
 function nodeOrders(one) {
   const up = Boolean(one.status);
+  const cut = up && lab.cut.has(one.name);
   return h(
     "div", { class: "row wrap between" },
-    h("span", {}, h("strong", {}, one.name), " ", h("span", { class: `badge ${one.leads ? "lead" : ""}` }, one.leads ? "leader" : up ? one.status.role : "no answer")),
-    h("div", { class: "row wrap" }, up ? [button("Kill", "kill", one.name), button("Pause", "pause", one.name)] : [button("Start", "start", one.name), button("Go on", "resume", one.name)]),
+    h("span", {}, h("strong", {}, one.name), " ", h("span", { class: `badge ${one.leads ? "lead" : ""}` }, one.leads ? "leader" : up ? one.status.role : "no answer"), cut && h("span", { class: "badge" }, "cut off")),
+    h("div", { class: "row wrap" }, up ? [button("Kill", "kill", one.name), button("Pause", "pause", one.name), cut ? button("Connect", "connect", one.name) : button("Cut off", "cut", one.name)] : [button("Start", "start", one.name), button("Go on", "resume", one.name)]),
   );
 }
 
@@ -153,6 +155,8 @@ function lessons() {
     lesson("1. Kill the leader while you write", "The others hear nothing from it, and one asks for votes. With the vote of a majority it leads in a new term. Writes pause for that long, and nothing that was acknowledged is lost."),
     lesson("2. Start it again", "It follows the new leader, and gets the entries that it has missed: its bars grow until it is up to date."),
     lesson("3. Kill two of three nodes", "One node is no majority. It can't commit, so writes fail, and the console shows its own data, which may be old. Start one of them, and it goes on."),
-    lesson("4. Pause the leader", "A paused process is like a long network failure: another node leads meanwhile. When the old leader goes on, it sees the higher term and follows. It can't answer with old data, since a read needs a majority."),
+    lesson("4. Pause the leader", "Another node leads meanwhile. When the old leader goes on, it believes for a moment that it still leads. It can't answer with old data, since a read needs a majority. Then it sees the higher term and follows."),
+    lesson("5. Cut off the leader", "Its links to the other nodes are cut in both directions, and it goes on running. It hears no majority, so it steps down, and refuses writes and reads. The others elect a leader in a new term and go on. The node still answers this page, with its own old state."),
+    lesson("6. Connect it again", "It follows the new leader. What it had in its log and could not commit is replaced by the leader's entries, and it catches up."),
   );
 }

@@ -31,7 +31,7 @@ function placeOf(at, count, { width, height }) {
 }
 
 function link(from, to, member, moves) {
-  const cut = !member.status && member.active !== true;
+  const cut = member.active === false || (!member.status && member.active !== true);
   const middle = { x: (from.x + to.x) / 2, y: (from.y + to.y) / 2 };
   const text = cut ? "no answer" : member.rttS !== null ? `${(member.rttS * 1000).toFixed(member.rttS < 0.01 ? 1 : 0)} ms` : "";
   const width = text.length * 6.6 + 14;
