@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import urllib.request
+
 from syncline.testing.process_cluster import ProcessCluster
 from tests.browser.console import Page
 
@@ -153,6 +155,17 @@ def test_key_changed_by_others_is_shown_as_it_is_now(node: ProcessCluster, page:
     page.tab.locator(".value").get_by_text("one").wait_for()
     kv.put("a", b"two")
     page.tab.locator(".value").get_by_text("two").wait_for()
+
+
+def test_key_shows_how_many_watches_include_it(node: ProcessCluster, page: Page) -> None:
+    """Its own, that of the page, is among them; so are watches of a prefix, and reads that wait."""
+    node.client().put("a/b", b"1")
+    page.open_key(node.endpoints[0], b"a/b")
+    watches = page.tab.locator("dt", has_text="Watches").locator("+ dd")
+    watches.get_by_text("1 with this page's own", exact=True).wait_for()
+    with urllib.request.urlopen(f"{node.endpoints[0]}/watch?prefix=a/"):
+        watches.get_by_text("2 with this page's own", exact=True).wait_for()
+    watches.get_by_text("1 with this page's own", exact=True).wait_for()
 
 
 def test_key_json_keeps_numbers_and_names_as_they_are_written(node: ProcessCluster, page: Page) -> None:

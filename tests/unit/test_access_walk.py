@@ -103,6 +103,7 @@ EXAMPLES: Final[dict[tuple[str, str], list[Example]]] = {
         Example("/watch?start=s/&end=s0", reads=(S,), fields=("Accept: application/x-ndjson",)),
         Example("/watch?prefix=", reads=(ALL,)),
     ],
+    ("GET", "/watchers"): [Example("/watchers?key=a", reads=(A,))],
     ("POST", "/txn"): [
         txn({"then": [PUT_A, GET_B, RANGE_S]}, (B, S), (A,)),
         txn({"then": [], "else": [PUT_A, GET_B]}, (B,), (A,)),

@@ -232,6 +232,13 @@ async def test_a_snapshot_tells_where_it_stands() -> None:
     assert (result.created, result.index) == (True, 77)
 
 
+async def test_watchers_of_a_key_are_counted_by_the_node_that_answers() -> None:
+    reply = json_reply({"status": "success", "name": "b", "watches": 3})
+    found, double = await answer_of(reply, lambda kv: kv.watchers("a/../b"))
+    assert (found.name, found.watches) == ("b", 3)
+    assert (double.requests[0].path, double.requests[0].parameters) == ("/watchers", {"key": "a/../b"})
+
+
 STATUS = {
     "cluster_id": "ab", "id": "2", "name": "b", "role": "follower", "term": 3, "leader": None, "commit": 9,
     "applied": 8, "last_index": 10, "pid": 1, "data_dir": "/d", "lag": 1, "members": [MEMBER], "added_later": {"x": 1},

@@ -62,7 +62,7 @@ RAFT_EXAMPLES = (
 CLIENT_EXAMPLES = (
     "put", "get", "touch", "grant_lease", "keep_alive", "lease_details", "leases", "hold_lease", "revoke_lease",
     "lease", "list", "scan", "count", "txn", "transaction", "batch", "increment", "update", "get_many", "put_many",
-    "put_json", "get_json", "delete", "watch", "status", "members",
+    "put_json", "get_json", "delete", "watch", "watchers", "status", "members",
     "register", "discover", "services", "mapping", "queue", "counter", "sessions",
     "lock", "elect", "leader", "once", "every", "barrier",
     "compact", "snapshot", "upgrade_status", "session", "hold_upgrade", "finalize_upgrade", "demote_member",

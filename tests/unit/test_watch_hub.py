@@ -47,6 +47,17 @@ async def test_watch_without_a_revision_begins_with_the_next_one() -> None:
     assert [told[0] for told in reader.read()] == [2]
 
 
+async def test_number_of_watches_of_a_key_counts_those_that_catch_up() -> None:
+    node = WatchedNode()
+    node.apply(*[put(b"a")] * 5)
+    readers = [WatchReader(node, key=b"a", from_revision=revision) for revision in (0, 2, 9)]
+    assert (node.hub.number_at(b"a"), node.hub.number_at(b"b")) == (3, 0)
+    await settle()
+    assert (node.hub.number_at(b"a"), node.hub.number_at(b"b")) == (3, 0)
+    readers[1].watch.close()
+    assert node.hub.number_at(b"a") == 2
+
+
 async def test_watch_from_the_past_is_told_of_it_and_then_of_the_present() -> None:
     node = WatchedNode()
     node.apply(*[put(b"a", b"%d" % number) for number in range(5)])

@@ -13,7 +13,7 @@ from syncline.kv.commands import Compact, Delete, Put, Txn, encode_command
 from syncline.kv.watch import WatchLimits
 from syncline.testing.sim.loop import SimLoop
 from tests.helpers.async_tests import LoopFactory
-from tests.helpers.http_wire import Answer, answers_so_far, get
+from tests.helpers.http_wire import Answer, Wire, answers_so_far, get
 from tests.helpers.kv_node import KvWire, error_in
 
 pytestmark = [pytest.mark.usefixtures("loop_factory"), pytest.mark.deadline(1000.0)]
@@ -227,6 +227,37 @@ async def test_watch_of_a_client_that_leaves_is_forgotten() -> None:
     assert wire.connection.eof_received() is False
     wire.transport.abort()
     assert len(wire.site.watches) == 0
+
+
+async def test_watchers_of_a_key_are_counted() -> None:
+    """Watches of the key, of prefixes and of ranges, from the past too, and reads that wait; none that has ended."""
+    wire = WatchWire()
+    wire.apply(*[Put(b"a/1", b"x")] * 3)
+    targets = ("/watch?key=a/1", "/watch?prefix=a/", "/watch?start=a&end=b", "/watch?prefix=", "/key/a/1?wait=30s")
+    others = ("/watch?key=a/2", "/watch?prefix=b", "/watch?start=a/10", "/key/a?wait=30s", "/watch?key=a/1&from=9")
+    clients = []
+    for target in (*targets, *others):
+        client = Wire(server=wire.server)
+        client.send(get(target))
+        clients.append(client)
+    await wire.settle()
+
+    async def counted(key: str) -> Any:
+        answer = await wire.ask_as("x", "GET", f"/watchers?key={key}", b"")
+        assert answer.status == 200
+        return json.loads(answer.body)
+
+    assert await counted("a%2F1") == {"status": "success", "name": "a", "watches": 6}
+    assert (await counted("nothing"))["watches"] == 2
+    clients[0].transport.abort()
+    assert (await counted("a%2F1"))["watches"] == 5
+
+
+@pytest.mark.parametrize(
+    ("query", "status"), [("", 400), ("?key=", 400), ("?key=a&more=1", 400), ("?key=" + "k" * 101, 413)]
+)
+async def test_watchers_of_no_key_are_refused(query: str, status: int) -> None:
+    assert (await WatchWire().ask_as("x", "GET", f"/watchers{query}", b"")).status == status
 
 
 async def test_slow_watch_is_cut_off_with_where_to_resume() -> None:

@@ -94,6 +94,7 @@ from syncline.client.user_schemas import (
     UserItem,
     UserReply,
 )
+from syncline.client.watch_schemas import Watchers
 
 if TYPE_CHECKING:
     from syncline.client.store import Store
@@ -186,6 +187,7 @@ __all__ = [
     "UpgradeResult",
     "UserItem",
     "UserReply",
+    "Watchers",
 ]
 
 

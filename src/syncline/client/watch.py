@@ -12,13 +12,13 @@ from msgspec import UNSET
 
 from syncline.client.arguments import checked_revision, checked_timeout_s, duration_text, to_bytes
 from syncline.client.caller import Caller, ClientRequest
-from syncline.client.calls import Key, ServerCalls
+from syncline.client.calls import Key, ServerCalls, as_read
 from syncline.client.connection import MAX_BODY_BYTES, BadAnswer, ConnectionLost
 from syncline.client.endpoints import ConnectFailed, Endpoint
 from syncline.client.results import KeyEvent, KeyInfo, RevisionEvents
 from syncline.client.streaming import StreamConnection
-from syncline.client.watch_schemas import ChangeItem, ValueItem, WatchLine
-from syncline.client.wire import bytes_of, operation_error, revision_of
+from syncline.client.watch_schemas import ChangeItem, ValueItem, Watchers, WatchLine
+from syncline.client.wire import bytes_of, decode, operation_error, quoted, revision_of
 from syncline.decoding import UNDECODABLE
 from syncline.errors import (
     ConfigError,
@@ -92,6 +92,24 @@ class WatchCalls(ServerCalls):
         first = 0 if from_revision is None else checked_revision(from_revision, "from_revision", 1)
         patience_s = math.inf if timeout is None else checked_timeout_s(timeout)
         return self._watching(wanted, first, patience_s)
+
+    async def watchers(self, key: Key, *, timeout: float | None = None) -> Watchers:
+        """Count the watches that include a key, and the reads that wait for it, on the node that answers.
+
+            print((await kv.watchers("config/size")).watches)
+
+        Each node has watches of its own: ask each for the sum. The key need not exist.
+
+        Raises:
+            DeadlineExceeded, Unreachable: no answer came in time, or no server.
+            PermissionDenied: the user may not read the key.
+            OperationError: the cluster refused it, or could not do it.
+            ConfigError, TypeError: an argument can't be used; nothing was sent.
+        """
+        target = f"/watchers?key={quoted(to_bytes(key, 'key'))}"
+        request = ClientRequest(method="GET", target=target, idempotent=True, timed=False)
+        with as_read():
+            return decode(await self._answer(request, timeout), Watchers)
 
     async def _watching(
         self, wanted: dict[str, str | bytes | None], revision: int, patience_s: float

@@ -7,7 +7,7 @@ from msgspec import UNSET, UnsetType
 
 from syncline.client.schemas import ErrorBody, MaybeBytes, MaybeText
 
-__all__ = ["ChangeItem", "ProgressItem", "RevisionItem", "ValueItem", "WatchLine"]
+__all__ = ["ChangeItem", "ProgressItem", "RevisionItem", "ValueItem", "WatchLine", "Watchers", "WatchersReply"]
 
 
 class ValueItem(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -46,6 +46,17 @@ class ProgressItem(msgspec.Struct):
     """All changes up to this revision were sent."""
 
     revision: int
+
+
+class Watchers(msgspec.Struct, frozen=True, kw_only=True):
+    """How many watches of the node `name` include a key. A read that waits for the key is a watch, too."""
+
+    name: str
+    watches: int
+
+
+class WatchersReply(Watchers, frozen=True, kw_only=True, tag_field="status", tag="success"):
+    """The answer of `/watchers`."""
 
 
 class WatchLine(msgspec.Struct, kw_only=True):

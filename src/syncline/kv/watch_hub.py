@@ -166,6 +166,12 @@ class WatchHub:
         self._clock.start()
         return watch
 
+    def number_at(self, key: bytes) -> int:
+        """How many watches include a key, whatever changes they want, and however far they are."""
+        if len(self._live) == len(self._watches):
+            return len(self._live.at(key))
+        return sum(watch.start_key <= key and (watch.end is None or key < watch.end) for watch in self._watches)
+
     def changed(self) -> None:
         """Give the watches what is new: the store has changed, or was replaced.
 

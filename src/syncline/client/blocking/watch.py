@@ -7,6 +7,7 @@ from syncline.client.blocking.portal import PortalObject
 from syncline.client.calls import Key
 from syncline.client.client import AsyncClient
 from syncline.client.results import RevisionEvents
+from syncline.client.watch_schemas import Watchers
 
 __all__ = ["BlockingWatchCalls"]
 
@@ -49,3 +50,12 @@ class BlockingWatchCalls(PortalObject[AsyncClient]):
                 timeout=timeout,
             )
         )
+
+    def watchers(self, key: Key, *, timeout: float | None = None) -> Watchers:
+        """Count the watches that include a key, and the reads that wait for it, on the node that answers.
+
+            print(kv.watchers("config/size").watches)
+
+        Its arguments and errors are those of `AsyncClient.watchers`.
+        """
+        return self._call(lambda kv: kv.watchers(key, timeout=timeout))

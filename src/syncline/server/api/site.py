@@ -78,6 +78,7 @@ class Site:
         console: Console | None = None,
     ) -> None:
         self._backend = backend
+        self._name = name
         self._clock = clock
         self._opened_s = clock()
         self.tasks: Tasks = Tasks()
@@ -149,9 +150,14 @@ class Site:
             backend, self.tasks, explain=explain, explain_read=self.explain_read, max_key_bytes=max_key_bytes
         ).add_to(self.router)
         SessionRoutes(backend, self.tasks, explain=explain).add_to(self.router)
-        WatchRoutes(backend, self.watches, gate=gate, explain=self.explain_read, max_key_bytes=max_key_bytes).add_to(
-            self.router
-        )
+        WatchRoutes(
+            backend,
+            self.watches,
+            name=self._name,
+            gate=gate,
+            explain=self.explain_read,
+            max_key_bytes=max_key_bytes,
+        ).add_to(self.router)
         RaftRoutes(backend, self.tasks, explain=explain, status=self.status).add_to(self.router)
 
     def _add_user_routes(self, entropy: Entropy) -> None:

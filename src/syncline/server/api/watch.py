@@ -1,10 +1,14 @@
-"""`GET /watch`: the changes of a key, a prefix or a range, as they happen, from any revision that the history has."""
+"""`GET /watch`: the changes of a key, a prefix or a range, as they happen, from any revision that the history has.
+
+`GET /watchers`: how many watches include a key.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Final
 
+from syncline.client.watch_schemas import WatchersReply
 from syncline.errors import OperationError
 from syncline.kv.serving.reads import MAX_REVISION
 from syncline.kv.store import prefix_end
@@ -28,7 +32,7 @@ from syncline.server.api.watch_forms import (
 from syncline.server.auth.access import KEYS
 from syncline.server.auth.gate import AccessGate
 from syncline.server.http.request import Parameters, Request
-from syncline.server.http.response import NO_STORE, Respond, status_line
+from syncline.server.http.response import NO_STORE, Respond, json_response, status_line
 from syncline.server.http.stream import Stream
 
 __all__ = ["WatchRoutes"]
@@ -76,6 +80,19 @@ ROUTE: Final = Route(
     errors=(*READING, COMPACTED, WATCH_LIMIT),
 )
 
+WATCHERS_KEY: Final = Octets("key", "The key.", required=True)
+WATCHERS_QUERY: Final = Query(WATCHERS_KEY)
+WATCHERS: Final = Route(
+    "GET",
+    "/watchers",
+    summary="Count the watches of a key",
+    access=KEYS,
+    about="Those of this node that include the key: of the key, of a prefix or of a range, and reads that wait for it."
+    " The key need not exist.",
+    query=WATCHERS_QUERY,
+    answers={200: Reply("How many there are now.", (WatchersReply,))},
+)
+
 _FORMS: Final[dict[tuple[bool, bool], LinesForm | EventStreamForm]] = {
     (True, False): LINES,
     (True, True): LINES_WITH_PREVIOUS,
@@ -89,8 +106,9 @@ class WatchRoutes:
     """Watches over HTTP. `hub` gives them the changes."""
 
     def __init__(
-        self, backend: Backend, hub: WatchHub, *, gate: AccessGate, explain: Explain, max_key_bytes: int
+        self, backend: Backend, hub: WatchHub, *, name: str, gate: AccessGate, explain: Explain, max_key_bytes: int
     ) -> None:
+        self._name = name
         self._backend = backend
         self._hub = hub
         self._gate = gate
@@ -98,8 +116,9 @@ class WatchRoutes:
         self._max_key_bytes = max_key_bytes
 
     def add_to(self, router: Router) -> None:
-        """Register the route."""
+        """Register the routes."""
         router.declare(ROUTE, self.watch)
+        router.declare(WATCHERS, self.watchers)
 
     def watch(self, request: Request, respond: Respond) -> None:
         """Stream the changes."""
@@ -131,14 +150,28 @@ class WatchRoutes:
         source = self._gate.guarded(_WatchSource(watch, form), request, start, end, form.error)
         respond(Stream(200, head, source=source, live=True))
 
+    def watchers(self, request: Request, respond: Respond) -> None:
+        """Count the watches of a key."""
+        key = WATCHERS_KEY.of(WATCHERS_QUERY.parse(request.query))
+        if not key:
+            raise RequestError("give the key, percent-encoded: /watchers?key=KEY")
+        self._check_size("key", key)
+        if request.principal is not None:
+            request.principal.check_key_readable(key)
+        respond(json_response(WatchersReply(name=self._name, watches=self._hub.number_at(key))))
+
+    def _check_size(self, name: str, value: bytes) -> None:
+        if len(value) > self._max_key_bytes:
+            limit = f"{name} has {len(value)} bytes; the limit is {self._max_key_bytes}"
+            raise RequestError(limit, status=413, code="too_large")
+
     def _range(self, parameters: Parameters) -> tuple[bytes, bytes | None]:
         """The keys to watch: from the first one, up to the second."""
         key, prefix = KEY.of(parameters), PREFIX.of(parameters)
         start, end = START.of(parameters), END.of(parameters)
         for name, value in (("key", key), ("prefix", prefix), ("start", start), ("end", end)):
-            if value is not None and len(value) > self._max_key_bytes:
-                limit = f"{name} has {len(value)} bytes; the limit is {self._max_key_bytes}"
-                raise RequestError(limit, status=413, code="too_large")
+            if value is not None:
+                self._check_size(name, value)
         if (key is not None) + (prefix is not None) + (start is not None) != 1:
             raise RequestError("give one of key, prefix, and start (with end or without); prefix= is all keys")
         if end is not None and start is None:

@@ -2,7 +2,7 @@
 
 import { api } from "./api.js";
 import { base64Of, bytesOf, fromBase64, hexOf, number, plainOf, shown, sizeText, textOf, urlBase64, wholeCharacters } from "./bytes.js";
-import { cluster } from "./cluster-state.js";
+import { cluster, mayAsk } from "./cluster-state.js";
 import { waysFor } from "./commands.js";
 import { ask } from "./dialog.js";
 import { append, code, copy, empty, h, put, save, say, tell } from "./dom.js";
@@ -14,6 +14,7 @@ const MOST_SHOWN_BYTES = 1024 * 1024;
 const EDIT_BYTES = 256 * 1024; // a larger value is replaced by a file
 const PRETTY_BYTES = 128 * 1024;
 const VERSIONS_AT_ONCE = 10;
+const COUNT_EVERY_MS = 1000;
 
 export function keyScreen(main, parameters) {
   const screen = new KeyView(main, fromBase64(parameters.get("k") ?? ""));
@@ -31,7 +32,9 @@ class KeyView {
     this.form = "";
     this.whole = false;
     this.end = new AbortController();
+    this.watches = h("dd", {}, "–");
     this.watch();
+    this.countWatches();
   }
 
   async load() {
@@ -60,6 +63,24 @@ class KeyView {
         } else this.load();
       },
     });
+  }
+
+  // How many watches include the key, on each node that this page may ask: each node has its own.
+  async countWatches() {
+    const { signal } = this.end;
+    while (!signal.aborted) {
+      if (!document.hidden) {
+        const others = cluster.members.filter((one) => !one.own && one.http && mayAsk(one.http));
+        const nodes = [[cluster.status?.name ?? "this node", api.home], ...others.map((one) => [one.name, one.http])];
+        const asked = nodes.map(([, node]) => api.json("GET", "/watchers", { node, query: { key: this.key }, quiet: true, signal, timeoutMs: COUNT_EVERY_MS }));
+        const counts = (await Promise.allSettled(asked)).map(({ value }, at) => [nodes[at][0], value?.watches]).filter(([, count]) => count !== undefined);
+        const total = counts.reduce((sum, [, count]) => sum + count, 0);
+        const some = counts.filter(([, count]) => count);
+        const where = some.length && nodes.length > 1 ? ` (${some.map(([name, count]) => `${name}: ${number(count)}`).join(", ")})` : "";
+        put(this.watches, counts.length ? number(total) : "–", h("span", { class: "hint" }, where, total ? " with this page's own" : ""));
+      }
+      await new Promise((resolve) => setTimeout(resolve, COUNT_EVERY_MS));
+    }
   }
 
   head() {
@@ -94,7 +115,7 @@ class KeyView {
       this.head(),
       api.stale ? h("div", { class: "banner warn" }, h("strong", {}, "Read from this node alone"), h("p", {}, "There is no leader, so the value may be old.")) : null,
       this.changed,
-      h("div", { class: "columns" }, h("section", { class: "card grow", "aria-label": "Value" }, this.valueHead(), this.body), h("div", { class: "stack" }, h("section", { class: "card", "aria-label": "About the key" }, h("dl", { class: "facts" }, facts.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])), this.actions()), this.history, this.ways())),
+      h("div", { class: "columns" }, h("section", { class: "card grow", "aria-label": "Value" }, this.valueHead(), this.body), h("div", { class: "stack" }, h("section", { class: "card", "aria-label": "About the key" }, h("dl", { class: "facts" }, facts.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]), h("dt", {}, "Watches"), this.watches), this.actions()), this.history, this.ways())),
     );
     this.drawValue();
     this.drawHistory(found.revision);
