@@ -24,6 +24,8 @@ WAIT_MS: Final = 20_000.0
 FLAGS: Final = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
+    # A process for each page would cost more time than all that the pages do.
+    *("--process-per-site", "--renderer-process-limit=1", "--in-process-gpu"),
 )
 
 
@@ -54,14 +56,24 @@ class Page:
         dialog.dismiss()
 
     def open(self, url: str, screen: str = "cluster") -> None:
-        """Open a screen of the console of a node."""
-        self.tab.goto("about:blank")
-        self.tab.goto(f"{url}/console/#/{screen}")
+        """Open a screen of the console of a node, in a page that is loaded for it."""
+        address = f"{url}/console/#/{screen}"
+        if self.tab.url.partition("#")[0] == address.partition("#")[0]:  # to go there would load nothing
+            self.tab.evaluate("address => history.replaceState(null, '', address)", address)
+            self.tab.reload()
+        else:
+            self.tab.goto(address)
 
     def open_key(self, url: str, key: bytes) -> None:
         """Open the screen of one key, and wait for its value."""
         self.open(url, f"key?k={encoded(key)}")
         self.tab.wait_for_selector("section[aria-label=Value]")
+
+    def go_to_key(self, key: bytes) -> None:
+        """Show the screen of another key in the page that is there, and wait for its value."""
+        self.tab.evaluate("document.querySelector('section[aria-label=Value]').dataset.before = 'yes'")
+        self.tab.evaluate("key => { location.hash = `#/key?k=${key}`; }", encoded(key))
+        self.tab.wait_for_selector("section[aria-label=Value]:not([data-before])")
 
     def open_keys(self, url: str, prefix: bytes = b"", **more: str) -> None:
         """Open the screen of the keys below a prefix."""

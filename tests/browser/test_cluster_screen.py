@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+
 from playwright.sync_api import Route
 
 from syncline.testing.process_cluster import ProcessCluster
+from tests.browser.beside import beside
 from tests.browser.console import Browser, Page
+from tests.helpers.command import syncline
 
 
 def test_cluster_screen_shows_members_leader_and_events(nodes: ProcessCluster, page: Page) -> None:
@@ -39,6 +43,7 @@ def test_cluster_screen_takes_a_snapshot(nodes: ProcessCluster, page: Page) -> N
     page.open(nodes.endpoints[0])
     page.tab.locator(".ring [aria-label^='a, ']").click()
     page.press("Take a snapshot")
+    assert shown_command(page).endswith(" snapshot")
     page.confirm("Take it")
     page.tab.locator(".timeline").get_by_text("a took a snapshot at entry").first.wait_for()
 
@@ -54,10 +59,50 @@ def test_cluster_screen_adds_and_removes_a_member(nodes: ProcessCluster, page: P
     page.confirm("Add")
     page.tab.locator(".ring [aria-label^='d, ']").click()
     page.press("Remove")
+    assert shown_command(page).endswith(" member remove d")
     assert page.tab.locator("dialog").get_by_role("button", name="Remove").is_disabled()
     page.fill("Type d to confirm", "d")
     page.confirm("Remove")
     page.tab.locator(".ring [aria-label^='d, ']").wait_for(state="detached")
+
+
+def test_cluster_screen_demotes_and_promotes_a_member(nodes: ProcessCluster, page: Page) -> None:
+    """By its buttons, and by the commands that they show."""
+    name = "abc"[(nodes.leader() + 1) % 3]
+    learner = page.tab.locator(f".ring [aria-label^='{name}, learner']")
+    follower = page.tab.locator(f".ring [aria-label^='{name}, follower']")
+    page.open(nodes.endpoints[0])
+    page.sees("All is well")
+    follower.click()
+    page.press("Make it a learner")
+    demote = shown_command(page)
+    page.confirm("Demote")
+    learner.wait_for()
+    page.sees(f"{name} is a learner")
+    page.press("Promote to a voter")
+    promote = shown_command(page)
+    page.confirm("Cancel")
+    run(promote, f"member promote {name}")
+    follower.wait_for()
+    run(demote, f"member demote {name}")
+    learner.wait_for()
+    page.press("Promote to a voter")
+    page.confirm("Promote")
+    follower.wait_for()
+
+
+def shown_command(page: Page) -> str:
+    """The command line that the open dialog shows."""
+    shown: str = page.tab.locator("dialog pre").inner_text()
+    return shown
+
+
+def run(shown: str, expected: str) -> None:
+    """Run the command that the page shows."""
+    program, *arguments = shlex.split(shown)
+    assert (program, " ".join(arguments[2:])) == ("syncline", expected)
+    ran = beside(lambda: syncline(*arguments))
+    assert ran.status == 0, ran
 
 
 def test_cluster_screen_goes_on_when_the_leader_is_killed(nodes: ProcessCluster, page: Page) -> None:
