@@ -22,6 +22,24 @@ def test_live_shows_changes_and_plots(node: ProcessCluster, page: Page) -> None:
     assert told.startswith("Requests: 2xx")
 
 
+def test_live_is_shown_by_more_pages_than_a_browser_has_connections(node: ProcessCluster, page: Page) -> None:
+    """Six connections to one node are all that a browser makes. Every page is in sight, and shows each change."""
+    page.tab.context.add_init_script("Object.defineProperty(document, 'hidden', { get: () => false })")
+    tabs = [page.tab]
+    page.open(node.endpoints[0], "live")
+    for _ in range(7):
+        tabs.append(page.tab.context.new_page())
+        tabs[-1].goto(f"{node.endpoints[0]}/console/#/live")
+    for tab in tabs:
+        with tab.expect_response("**/raft/status", timeout=10_000):
+            pass
+    node.client().put("for all pages", b"v")
+    for tab in tabs:
+        tab.locator(".tail").get_by_text("for all pages").wait_for()
+    tabs[0].get_by_role("link", name="Keys").click()
+    page.sees_rows(["for all pages"])
+
+
 def test_live_changes_can_be_held_and_filtered(node: ProcessCluster, page: Page) -> None:
     kv = node.client()
     page.open(node.endpoints[0], "live")

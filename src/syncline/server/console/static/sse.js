@@ -1,12 +1,15 @@
 // Server-sent events over fetch: an EventSource can't send a credential.
 
 import { api, ApiError } from "./api.js";
+import { pages } from "./pages.js";
 
 const LONGEST_PAUSE_MS = 10000;
+const TURN_MS = 500; // of a page that does not hold its streams: it reads what has come,
+const TURN_EVERY_MS = 2500; // and lets others have the connection
 const MOST_LINE = 32 * 1024 * 1024; // a revision of many large values; more is no stream of ours
 
-// Follow a stream until `signal` ends it, and connect again after each break. A page that is not seen follows nothing: a
-// browser has six connections to a node for all its pages, and the seventh stream would stop each of them. `onMessage({id, event, data})`;
+// Follow a stream until `signal` ends it, and connect again after each break. A page that is not seen follows nothing, and
+// one that does not hold its streams follows by turns (pages.js): nothing is missed. `onMessage({id, event, data})`;
 // `onState(text)` with what is wrong, empty if all is well.
 export async function follow(path, { node, query = {}, onMessage, onState = () => {}, signal }) {
   let last = "";
@@ -14,13 +17,21 @@ export async function follow(path, { node, query = {}, onMessage, onState = () =
   while (!signal.aborted) {
     await seen(signal);
     const hidden = new AbortController();
-    const look = () => document.hidden && hidden.abort();
+    const turn = new AbortController();
+    let begun = false;
+    const look = () => {
+      if (document.hidden) hidden.abort();
+      else if (begun && !pages.holds) setTimeout(() => pages.holds || turn.abort(), TURN_MS);
+    };
     document.addEventListener("visibilitychange", look);
+    pages.addEventListener("change", look);
     try {
       const headers = { Accept: "text/event-stream", ...(last && { "Last-Event-ID": last }) };
-      const response = await api.request("GET", path, { node, query, headers, quiet: Boolean(node) && node !== api.home, signal: AbortSignal.any([signal, hidden.signal]), timeoutMs: 0 });
+      const response = await api.request("GET", path, { node, query, headers, quiet: Boolean(node) && node !== api.home, signal: AbortSignal.any([signal, hidden.signal, turn.signal]), timeoutMs: 0 });
       onState("");
       pause = 500;
+      begun = true;
+      look();
       for await (const message of messages(response)) {
         if (message.id) last = message.id;
         if (message.event === "error") throw told(JSON.parse(message.data).error);
@@ -29,11 +40,16 @@ export async function follow(path, { node, query = {}, onMessage, onState = () =
     } catch (error) {
       if (signal.aborted) return;
       if (hidden.signal.aborted) continue;
+      if (turn.signal.aborted) {
+        await nextTurn(signal);
+        continue;
+      }
       onState(error.message);
       if (error.code === "compacted") last = ""; // what came meanwhile is gone: go on from now
       if (error.status === 401 || error.status === 403 || error.status === 404) return;
     } finally {
       document.removeEventListener("visibilitychange", look);
+      pages.removeEventListener("change", look);
     }
     await new Promise((resolve) => setTimeout(resolve, pause));
     pause = Math.min(LONGEST_PAUSE_MS, pause * 2);
@@ -41,6 +57,21 @@ export async function follow(path, { node, query = {}, onMessage, onState = () =
 }
 
 const told = ({ code, message }) => new ApiError(0, code, message);
+
+// Wait for the next turn, or until the page holds its streams.
+function nextTurn(signal) {
+  return new Promise((resolve) => {
+    const end = new AbortController();
+    const go = () => {
+      clearTimeout(timer);
+      end.abort();
+      resolve();
+    };
+    const timer = setTimeout(go, TURN_EVERY_MS);
+    pages.addEventListener("change", go, { signal: end.signal });
+    signal.addEventListener("abort", go, { signal: end.signal });
+  });
+}
 
 // Wait until the page is seen, or the stream is not wanted any more.
 function seen(signal) {
