@@ -3,6 +3,9 @@
 A long piece of input is parsed slice by slice. When a limit is reached, or a request waits for those before it, the
 rest of the input stays unparsed and reading is paused. So at most one slice is read ahead, and the body that ends in
 it: a client holds no more memory than it was granted. `go_on` parses the rest when there is room.
+
+Behind a live stream reading goes on, up to `AHEAD_BYTES`: a client that is not read can't be seen leaving. If it sends
+more the stream ends, and what has waited is parsed.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from syncline.server.http.output import Output
 from syncline.server.http.parser import ENDED, SLICE_BYTES, RequestReader, RequestRefused
 from syncline.server.http.request import Request
 from syncline.server.http.shared import Shared
-from syncline.server.http.state import HeldBytes, Link, Slot, SlotQueue
+from syncline.server.http.state import AHEAD_BYTES, HeldBytes, Link, Slot, SlotQueue
 
 __all__ = ["Input"]
 
@@ -71,8 +74,9 @@ class Input:
             self._linger_left -= len(data)
             if self._linger_left < 0 and link.transport is not None:
                 link.transport.abort()
-        elif link.unparsed:  # a transport may still deliver what it held when it was paused
+        elif link.unparsed:  # behind a stream; or a transport delivers what it held when it was paused
             link.unparsed += data
+            self._hold_up()
         else:
             self.feed(data)
 
@@ -97,12 +101,22 @@ class Input:
             output.refuse(refusal.response)
         output.collecting = False
         if link.unparsed:
-            link.pause_reading()
+            self._hold_up()
             output.schedule_flush()  # goes on in the next turn: one client must not have the loop to itself
             return
         if queue.unstarted or not self._dispatcher.has_room():
-            link.pause_reading()
+            self._hold_up()
         output.flush()
+
+    def _hold_up(self) -> None:
+        """Read nothing more, as something has to wait; but read a little behind a live stream."""
+        link = self._link
+        if link.may_read_ahead:
+            link.resume_reading()
+            return
+        link.pause_reading()
+        if link.reads_ahead and len(link.unparsed) > AHEAD_BYTES:
+            self._output.end_live()
 
     def _feed_slices(self, data: memoryview) -> None:
         self._starts = 0
@@ -130,7 +144,10 @@ class Input:
         link, dispatcher = self._link, self._dispatcher
         if dispatcher.start_waiting():
             self._output.schedule_flush()
-        if self._queue.unstarted or not dispatcher.has_room() or link.transport is None:
+        if link.transport is None:
+            return
+        if self._queue.unstarted or not dispatcher.has_room():
+            self._hold_up()
             return
         if link.unparsed:
             data, link.unparsed = link.unparsed, b""

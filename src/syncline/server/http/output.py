@@ -8,7 +8,8 @@ An answer that may be large is `Deferred`: it is made when it is the first, and 
 Until then its request counts as running, so that no later write overtakes it, and it takes no memory.
 
 A `Stream` begins when it is the first, and its request counts as running until its end. Its source is read while the
-client reads, a share per turn. Answers behind it wait until it has ended.
+client reads, a share per turn. Answers behind it wait until it has ended. A live one ends when the client leaves, or
+sends more behind it than is kept (`Input`).
 
 The last answer ends the connection. A refusal (malformed input, a limit, a time-out) is an answer like any other, in
 its turn, and the last. The connection then half-closes and throws away what still arrives for a few seconds. To close
@@ -249,6 +250,7 @@ class Output:
             return []
         slot.close = slot.close or slot.http10  # its end is the end of the body
         self._stream = StreamUnderWay(answer, chunked=not slot.http10)
+        self._link.reads_ahead = answer.live
         answer.source.start(self._wake)
         return [
             answer.head,
@@ -274,7 +276,7 @@ class Output:
             logger.error("a stream is cut off: its source failed", exc_info=error)
             transport.abort()
             return False
-        if self._input_ended and stream.live and not (stream.more or stream.ended):
+        if (self._input_ended or stream.last) and stream.live and not (stream.more or stream.ended):
             data += stream.finish()
         if data:
             if not stream.live:
@@ -286,6 +288,9 @@ class Output:
             return False
         slots = self._queue.slots
         self._stream = None
+        if link.reads_ahead:
+            link.reads_ahead = False
+            link.pause_reading()  # `flush` goes on with what has waited, and reads again
         slot = slots.popleft()
         slot.answer = GIVEN
         self._held.release(slot)
@@ -318,17 +323,25 @@ class Output:
         self._input_ended = True
         return self._stream is not None and self._stream.live
 
+    def end_live(self) -> None:
+        """End the live stream that is under way, with what its source has."""
+        if self._stream is not None:
+            self._stream.last = True
+            self.schedule_flush()
+
     # --- the end
 
     def lost(self) -> None:
         """Release the streams: the client has left."""
         self._stream = None
+        self._link.reads_ahead = False
         for slot in self._queue.slots:
             if slot.answer is not None:
                 _drop(slot.answer)
 
     def check(self) -> None:
         """Assert the invariants."""
+        assert self._link.reads_ahead == (self._stream is not None and self._stream.live)
         if (stream := self._stream) is not None:
             answer = self._queue.slots[0].answer
             assert isinstance(answer, Stream), "a stream is the first answer"
@@ -347,7 +360,11 @@ class Output:
             transport.close()  # what is buffered is still sent
             return
         link.stage = LINGERING
-        transport.write_eof()
+        try:
+            transport.write_eof()
+        except OSError:  # the client has reset the connection, and the loop has not told of it yet
+            transport.abort()
+            return
         link.resume_reading()
 
     def drain(self, *, idle: bool) -> None:

@@ -19,10 +19,12 @@ from typing import Final
 import msgspec
 
 from syncline.server.http.fields import SAFE_METHODS
+from syncline.server.http.limits import KIB
 from syncline.server.http.request import Request
 from syncline.server.http.response import Response
 
 __all__ = [
+    "AHEAD_BYTES",
     "DRAINING",
     "GIVEN",
     "LINGERING",
@@ -34,6 +36,10 @@ __all__ = [
     "SlotQueue",
     "TotalBytes",
 ]
+
+AHEAD_BYTES: Final = 16 * KIB
+"""Of input that waits behind a live stream. When there is more the stream ends: to read on takes memory, and a client
+that is not read may leave unseen, so that its stream would not end."""
 
 # The stages of a connection. A stage only ever grows. Plain integers: read for every request.
 OPEN: Final = 0  # requests are taken
@@ -68,10 +74,10 @@ class Link:
     """The transport of one connection, and what stops it.
 
     Invariants, until the connection lingers: while the client does not read (`write_paused`), nothing is read from it
-    either. While input waits to be parsed, nothing is read.
+    either. While input waits to be parsed, nothing is read, but for a little behind a live stream (`reads_ahead`).
     """
 
-    __slots__ = ("is_extra", "read_paused", "stage", "transport", "unparsed", "write_paused")
+    __slots__ = ("is_extra", "read_paused", "reads_ahead", "stage", "transport", "unparsed", "write_paused")
 
     def __init__(self) -> None:
         self.is_extra: bool = False
@@ -81,6 +87,9 @@ class Link:
         self.stage: int = OPEN
         self.read_paused: bool = False
         """A limit is reached, a request waits for those before it, or the client does not read its answers."""
+        self.reads_ahead: bool = False
+        """A live stream is under way. What is behind it is read, though it has to wait: a stream has no end of its own,
+        and a client that is not read can't be seen leaving."""
         self.unparsed: bytes = b""
         """Input that was read and has to wait."""
         self.write_paused: bool = False
@@ -91,6 +100,11 @@ class Link:
         """The address of the client; empty if there is no connection."""
         peer = None if self.transport is None else self.transport.get_extra_info("peername")
         return str(peer[0]) if isinstance(peer, tuple) and peer else ""
+
+    @property
+    def may_read_ahead(self) -> bool:
+        """Whether reading goes on though the input has to wait."""
+        return self.reads_ahead and not self.write_paused and len(self.unparsed) <= AHEAD_BYTES
 
     def pause_reading(self) -> None:
         """Read nothing more, until `resume_reading`."""
@@ -108,7 +122,7 @@ class Link:
         """Assert the invariants. They need not hold while input is parsed."""
         if not self.read_paused and self.stage != LINGERING:
             assert not self.write_paused, "what is not read must not be asked for"
-            assert not self.unparsed, "what is read is parsed first"
+            assert not self.unparsed or self.may_read_ahead, "what is read is parsed first, or is short"
 
 
 class SlotQueue:

@@ -88,7 +88,7 @@ class _Pieces:
 class StreamUnderWay:
     """A streamed answer whose head was written. Reads its source and makes chunks of the pieces."""
 
-    __slots__ = ("_chunked", "ended", "live", "more", "source")
+    __slots__ = ("_chunked", "ended", "last", "live", "more", "source")
 
     def __init__(self, stream: Stream, *, chunked: bool) -> None:
         self.source: StreamSource = stream.source
@@ -96,6 +96,8 @@ class StreamUnderWay:
         self._chunked = chunked
         self.more: bool = False
         """The source may have more at once."""
+        self.last: bool = False
+        """It ends when it has given what its source has: too much waits behind it."""
         self.ended: bool = False
 
     def finish(self) -> bytes:

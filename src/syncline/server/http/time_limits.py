@@ -85,7 +85,7 @@ class TimeLimits:
         elif lingering:
             if waited_s > limits.linger_timeout_s:
                 transport.abort()
-        elif not link.read_paused:  # while it is this side that does not read, the client is not late
+        elif not (link.read_paused or link.unparsed):  # while this side does not read or parse, the client is not late
             self._check_input(waited_s)
 
     def _check_input(self, waited_s: float) -> None:

@@ -209,7 +209,11 @@ class Http2Connection(asyncio.Protocol):
         self._output.control(goaway(last, code, reason))
         self._output.flush()
         if transport.can_write_eof():
-            transport.write_eof()
+            try:
+                transport.write_eof()
+            except OSError:  # the client has reset the connection, and the loop has not told of it yet
+                transport.abort()
+                return
             link.resume_reading()
         else:
             transport.close()  # TLS: what is buffered is still sent
