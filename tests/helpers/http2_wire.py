@@ -22,9 +22,10 @@ from syncline.server.etcd.errors import EtcdError
 from syncline.server.etcd.face import EtcdCaller, Finished, Send
 from syncline.server.etcd.grpc.service import GrpcService
 from syncline.server.etcd.messages import Message
-from syncline.server.etcd.methods import Method
+from syncline.server.etcd.methods import METHODS, Method
 from syncline.server.etcd.protobuf import decode, encode
 from syncline.server.http.connection import HttpConnection
+from syncline.server.http.limits import HttpLimits
 from syncline.server.http.request import Request
 from syncline.server.http.response import TEXT, Respond, bare
 from syncline.server.http.server import HttpServer
@@ -135,17 +136,23 @@ class Http2Wire:
     """One connection of a client to a server. `settle` carries bytes both ways until nothing moves."""
 
     def __init__(
-        self, face: FakeFace | None = None, *, limits: Http2Limits | None = None, server: HttpServer | None = None
+        self,
+        face: FakeFace | None = None,
+        *,
+        limits: Http2Limits | None = None,
+        http_limits: HttpLimits | None = None,
+        server: HttpServer | None = None,
     ) -> None:
         self.face = face or FakeFace()
         self.now_s = 0.0
-        self.service = GrpcService()
+        self.server = server or HttpServer(
+            echo_http1, limits=http_limits, clock=lambda: self.now_s, wall_time_s=lambda: 0.0
+        )
+        self.service = GrpcService(self.server.shared.total, self.server.limits)
         self.service.serve(self.face)
         if server is None:
-            server = HttpServer(echo_http1, clock=lambda: self.now_s, wall_time_s=lambda: 0.0)
-            server.offer_http2(self.service.application, limits)
-        self.server = server
-        connection = server.connection()
+            self.server.offer_http2(self.service.application, limits)
+        connection = self.server.connection()
         self.transport = SwitchedTransport(connection)
         connection.connection_made(self.transport)
         self.client = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
@@ -262,12 +269,7 @@ def framed(data: bytes) -> bytes:
 
 def kind_of(path: str) -> str:
     """The kind of a method's request."""
-    return {
-        RANGE: "etcdserverpb.RangeRequest",
-        PUT: "etcdserverpb.PutRequest",
-        WATCH: "etcdserverpb.WatchRequest",
-        LOCK: "v3lockpb.LockRequest",
-    }[path]
+    return METHODS[path].request
 
 
 def _empty(_request: Message) -> Message:

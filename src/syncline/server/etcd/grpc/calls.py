@@ -18,6 +18,7 @@ from syncline.server.etcd.errors import (
     EtcdError,
 )
 from syncline.server.etcd.face import EtcdCaller, Finished, Send
+from syncline.server.etcd.grpc.places import TOO_MANY, CallPlaces
 from syncline.server.etcd.grpc.wire import (
     MAX_MESSAGE_BYTES,
     OK,
@@ -60,7 +61,7 @@ class CallHead(msgspec.Struct, frozen=True):
     deadline_s: float | None
     """Seconds that the client waits, if its head names them."""
     waits: bool
-    """The method waits for other clients, so it is ended when its client leaves."""
+    """The method waits for other clients, so it is ended when its client leaves, and is not counted as in work."""
 
 
 class CallParts(msgspec.Struct, frozen=True):
@@ -72,6 +73,7 @@ class CallParts(msgspec.Struct, frozen=True):
     clock: Callable[[], float]
     observe: Callable[[Method, int, float], None]
     """Told of each call that has ended: the code of its status, and when it began by `clock`."""
+    places: CallPlaces
 
 
 def _message_bytes(body: bytes | bytearray) -> int | None:
@@ -86,6 +88,15 @@ def _message_bytes(body: bytes | bytearray) -> int | None:
     if size > MAX_MESSAGE_BYTES:
         raise EtcdError(RESOURCE_EXHAUSTED, f"grpc: received message larger than max ({size} vs. {MAX_MESSAGE_BYTES})")
     return size + PREFIX_BYTES
+
+
+def _has_message(body: bytes | bytearray) -> bool:
+    """Whether the first message is whole. One that can't be read is not: its reader is told why."""
+    try:
+        size = _message_bytes(body)
+    except EtcdError:
+        return False
+    return size is not None and size <= len(body)
 
 
 def _decoded(method: Method, data: bytes | bytearray) -> Message:
@@ -109,7 +120,18 @@ def _kept_bytes(message: object) -> int:
 class UnaryGrpc:
     """A call with one message and one answer."""
 
-    __slots__ = ("_began_s", "_caller", "_checked", "_known", "_output", "_parts", "_stream", "_task", "lasting")
+    __slots__ = (
+        "_began_s",
+        "_caller",
+        "_checked",
+        "_has_place",
+        "_known",
+        "_output",
+        "_parts",
+        "_stream",
+        "_task",
+        "lasting",
+    )
 
     def __init__(
         self, stream: Http2Stream, output: StreamOutput, known: CallHead, caller: EtcdCaller, parts: CallParts
@@ -121,7 +143,7 @@ class UnaryGrpc:
         self._parts = parts
         self._began_s = parts.clock()
         self._task: asyncio.Task[None] | None = None
-        self._checked = False
+        self._checked = self._has_place = False
         self.lasting: bool = False
 
     def data_received(self) -> None:
@@ -136,6 +158,11 @@ class UnaryGrpc:
     def ended(self) -> None:
         stream, known, parts = self._stream, self._known, self._parts
         body, stream.body = stream.body, b""
+        if not known.waits:
+            if not parts.places.take(known.method.name):
+                self._finished(None, TOO_MANY)
+                return
+            self._has_place = True
         try:
             if _message_bytes(body) != len(body):
                 raise EtcdError(INTERNAL, "grpc: the request is not one whole message")
@@ -163,6 +190,9 @@ class UnaryGrpc:
     def _finished(self, answer: Message | None, error: EtcdError | None) -> None:
         """Send the answer or the error, unless the client has left."""
         stream, method, parts = self._stream, self._known.method, self._parts
+        if self._has_place:
+            self._has_place = False
+            parts.places.leave()
         if stream.local_ended:
             return
         if error is not None:
@@ -199,9 +229,11 @@ class Inbox:
     What was not taken stays in bytes, and the client's window stays as much smaller: that is the limit.
     """
 
-    __slots__ = ("_method", "_output", "_stream", "_waiter")
+    __slots__ = ("_idle", "_method", "_output", "_stream", "_waiter")
 
-    def __init__(self, stream: Http2Stream, output: StreamOutput, method: Method) -> None:
+    def __init__(self, stream: Http2Stream, output: StreamOutput, method: Method, *, idle: Callable[[], None]) -> None:
+        """`idle` is called when a message is waited for."""
+        self._idle = idle
         self._stream = stream
         self._output = output
         self._method = method
@@ -226,6 +258,7 @@ class Inbox:
                 if stream.body:
                     raise EtcdError(INTERNAL, "grpc: the stream ends within a message")
                 raise StopAsyncIteration
+            self._idle()
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
 
@@ -249,10 +282,12 @@ class StreamingGrpc:
         "_began_s",
         "_begun",
         "_caller",
+        "_has_place",
         "_inbox",
         "_known",
         "_output",
         "_parts",
+        "_started",
         "_stream",
         "_task",
         "lasting",
@@ -267,7 +302,8 @@ class StreamingGrpc:
         self._caller = caller
         self._parts = parts
         self._began_s = parts.clock()
-        self._inbox = Inbox(stream, output, known.method)
+        self._started = self._has_place = False
+        self._inbox = Inbox(stream, output, known.method, idle=self._leave)
         self._begun = False
         self.lasting: bool = True
         self._task: asyncio.Task[None] = parts.spawn(self._run(), known.method.name)
@@ -285,9 +321,12 @@ class StreamingGrpc:
             if not self._stream.local_ended:
                 self._parts.observe(known.method, 0, self._began_s)
                 self._output.finish(self._stream, OK if self._begun else RESPONSE_HEAD + OK)
+        finally:
+            self._leave()
 
     async def _send(self, answer: Message) -> None:
         stream, output = self._stream, self._output
+        self._leave()
         if not (stream.local_ended or output.has_room):
             await output.room()  # many streams of one client could send the same large event
         if stream.local_ended:
@@ -306,20 +345,42 @@ class StreamingGrpc:
         self._parts.observe(self._known.method, code, self._began_s)
         self._output.finish(self._stream, trailers_of(code, text) if self._begun else error_block(code, text))
 
+    def _leave(self) -> None:
+        """Give the place back: the stream has begun, and waits from now on, or has ended."""
+        if self._has_place:
+            self._has_place = False
+            self._parts.places.leave()
+
     def data_received(self) -> None:
+        if not self._started and _has_message(self._stream.body):
+            self._started = True
+            known, places = self._known, self._parts.places
+            if not known.waits:
+                if not places.take(known.method.name):
+                    self._fail(TOO_MANY)
+                    self._task.cancel()
+                    return
+                self._has_place = True
         self._inbox.wake()
 
     def ended(self) -> None:
-        self._inbox.wake()
+        if self._stream.body:
+            self.data_received()
+        else:
+            self._inbox.wake()
 
     def refuse(self, reason: str) -> None:
         self._fail(EtcdError(RESOURCE_EXHAUSTED, f"etcdserver: {reason}"))
-        self._task.cancel()
+        self._cancel()
 
     def stop(self) -> None:
         self._fail(STOPPED)
-        self._task.cancel()
+        self._cancel()
 
     def lost(self) -> None:
         self._inbox.wake()
+        self._cancel()
+
+    def _cancel(self) -> None:
+        self._leave()  # a task that has not begun never comes to its end
         self._task.cancel()

@@ -25,6 +25,6 @@ def offer_grpc(http: HttpServer, *, observe: Callable[[str, int, float], None]) 
     if not has_extra():
         http.explain_http2(NO_EXTRA)
         return None
-    service = GrpcService(observe=observe)
+    service = GrpcService(http.shared.total, http.limits, observe=observe)
     http.offer_http2(service.application)
     return service

@@ -1,6 +1,6 @@
 """gRPC requests to calls of etcd's interface: finds the method, the token and the time that the client waits.
 
-service = GrpcService(observe=telemetry.observe)
+service = GrpcService(http.shared.total, http.limits, observe=telemetry.observe)
 http.offer_http2(service.application)
 service.serve(face)                        # until then each call is answered UNAVAILABLE
 await service.close()
@@ -17,8 +17,11 @@ from typing import Final
 from syncline.server.etcd.errors import HTTP_STATUS, INTERNAL, UNAVAILABLE, UNIMPLEMENTED
 from syncline.server.etcd.face import EtcdCaller
 from syncline.server.etcd.grpc.calls import CallHead, CallParts, Face, StreamingGrpc, UnaryGrpc
+from syncline.server.etcd.grpc.places import CallPlaces
 from syncline.server.etcd.grpc.wire import error_block, http_error_block, parse_timeout
 from syncline.server.etcd.methods import METHODS, WAITING, Method
+from syncline.server.http.limits import HttpLimits
+from syncline.server.http.state import TotalBytes
 from syncline.server.http2.header_blocks import RequestHead, field
 from syncline.server.http2.streams import Http2Stream, StreamOutput
 
@@ -29,21 +32,28 @@ _log = logging.getLogger("syncline.server.grpc")
 LONGEST_S: Final = 7.0
 """The time of a call that waits for no other client: etcd ends one after 5 s and two elections."""
 
+_OBSERVE: Final = "/v3electionpb.Election/Observe"
+"""It waits for a first leader, as long as there is none."""
+
 _NO_ENCODINGS: Final = field(b"grpc-accept-encoding", b"identity")
 
 
 class GrpcService:
     """The application of HTTP/2 connections. Everything runs on the event loop.
 
-    `observe` counts each call: by "POST " and the method's name, as a status of HTTP, with its seconds by `clock`.
+    Its calls count in `total` with the requests of HTTP/1.1, within `limits`. `observe` counts each call: by "POST "
+    and the method's name, as a status of HTTP, with its seconds by `clock`.
     """
 
     def __init__(
         self,
+        total: TotalBytes,
+        limits: HttpLimits,
         *,
         observe: Callable[[str, int, float], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        self._places = CallPlaces(total, limits.vital_requests)
         self._observe = observe
         self._clock = clock
         self._parts: CallParts | None = None
@@ -52,7 +62,7 @@ class GrpcService:
 
     def serve(self, face: Face) -> None:
         """Carry out calls by this face from now on."""
-        self._parts = CallParts(face, self._spawn, self._clock, self._observed)
+        self._parts = CallParts(face, self._spawn, self._clock, self._observed, self._places)
 
     async def close(self) -> None:
         """Cancel what still runs and wait until it has ended."""
@@ -116,7 +126,7 @@ def _known(head: RequestHead) -> CallHead | bytes:
         return error_block(INTERNAL, f"malformed grpc-timeout: {raw[:40].decode('latin-1')!r}")
     token = fields.get(b"token") or fields.get(b"authorization", b"")
     call_s = LONGEST_S if timeout_s is None else min(timeout_s, LONGEST_S)
-    return CallHead(method, token, call_s, timeout_s, method.name in WAITING)
+    return CallHead(method, token, call_s, timeout_s, method.name in WAITING or method.name == _OBSERVE)
 
 
 def _unknown_path(path: str) -> str:
