@@ -154,6 +154,7 @@ class AuthWire(KvWire):
         *,
         watch_limits: WatchLimits | None = None,
         max_user_requests: int = 0,
+        max_user_write_bytes: int = 0,
     ) -> None:
         self.wall_s = NOW_S
         self.now_s = 0.0
@@ -170,6 +171,7 @@ class AuthWire(KvWire):
             workers=InlineWorkers(),
             watch_limits=watch_limits,
             max_user_requests=max_user_requests,
+            max_user_write_bytes=max_user_write_bytes,
         )
         self._seen = 0
         Wire.__init__(self, server=HttpServer(self.site, wall_time_s=lambda: 0.0))

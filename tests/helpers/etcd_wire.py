@@ -89,8 +89,8 @@ class EtcdWire(KvWire):
 class GuardedEtcdWire(AuthWire):
     """The same where clients need credentials: users `root`, `ann` and `bob` (`auth_site.py`)."""
 
-    def __init__(self, *, max_user_requests: int = 0) -> None:
-        super().__init__(max_user_requests=max_user_requests)
+    def __init__(self, *, max_user_requests: int = 0, max_user_write_bytes: int = 0) -> None:
+        super().__init__(max_user_requests=max_user_requests, max_user_write_bytes=max_user_write_bytes)
         self.face = mounted(self.site, self.backend)
 
     async def post(self, route: str, body: Document | bytes | None = None, *fields: str) -> tuple[int, Document]:

@@ -14,6 +14,7 @@ import pytest
 
 from syncline.kv.machine import KvMachine
 from syncline.server.config import SERVER_SETTINGS, ServerConfig
+from syncline.server.http.limits import MIB
 from tests.helpers.command import syncline
 from tests.helpers.command_line import parsed
 from tests.helpers.site_server import site_in_thread
@@ -72,13 +73,13 @@ def test_handbook_messages_are_those_of_the_code() -> None:
 
 def test_handbook_limits_are_the_defaults() -> None:
     text = (ROOT / "docs" / "operations" / "sizing.md").read_text()
-    rows = dict(re.findall(r"^\| [^|]+ \| `(max_\w+)` \| ([\d,]+)", text, re.MULTILINE))
+    rows = dict(re.findall(r"^\| [^|]+ \| `(max_\w+)` \| ([\d,]+(?: MiB)?)", text, re.MULTILINE))
     config = ServerConfig(name="a", data_dir="a")
     assert len(rows) >= 5
     for name, shown in rows.items():
         assert name in SERVER_SETTINGS
-        if name != "max_held_bytes":
-            assert int(shown.replace(",", "")) == getattr(config, name), name
+        number, _, unit = shown.replace(",", "").partition(" ")
+        assert int(number) * (MIB if unit else 1) == getattr(config, name), name
 
 
 def test_handbook_backup_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

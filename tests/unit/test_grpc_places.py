@@ -52,6 +52,14 @@ async def test_grpc_calls_above_the_limit_of_requests_are_refused_at_once() -> N
     assert wire.server.requests == 1
 
 
+async def test_grpc_call_tells_its_size_to_the_limit_of_its_user() -> None:
+    wire = Http2Wire()
+    message: Message = {"key": b"a", "value": bytes(500)}
+    await wire.call(PUT, message)
+    [(_, _, caller)] = wire.face.calls
+    assert caller.request_bytes == len(framed(encode(kind_of(PUT), message)))
+
+
 async def test_grpc_status_passes_the_limit_of_requests() -> None:
     wire, _ = full()
     await wire.settle()

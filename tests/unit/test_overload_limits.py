@@ -11,7 +11,7 @@ from syncline.server.http.response import TEXT, Respond, bare
 from syncline.server.http.server import HttpServer
 from tests.helpers.auth_site import PASSWORD, AuthWire, bearer, grant, token_of
 from tests.helpers.etcd_wire import GuardedEtcdWire, b64
-from tests.helpers.http_wire import Wire, error_of, get
+from tests.helpers.http_wire import Wire, error_of, get, put
 from tests.helpers.kv_node import KvWire
 
 
@@ -259,6 +259,77 @@ async def test_refused_requests_of_a_user_are_not_counted() -> None:
     assert wire.site.gate.user_requests.running == {}
 
 
+async def test_bytes_of_one_users_writes_are_limited_and_leave_room_for_others() -> None:
+    """Else one user's large values would take the 64 MiB that a node has for proposals."""
+    first = AuthWire(max_user_write_bytes=1000)
+    grant(first.backend, writes=[(b"a", None)], reads=[(b"a", None)])
+    others = [AuthConnection(first) for _ in range(5)]
+    assert (await first.ask("PUT", "/key/a", b"v", bearer("ann"))).status == 200
+    first.backend.hold = True
+    others[0].put("ann", bytes(600))
+    users = first.site.gate.user_requests
+    assert users.proposed_bytes == {"ann": 600 + len("/key/a")}
+    refused = await first.ask("PUT", "/key/a", bytes(500), bearer("ann"))
+    assert (refused.status, refused.headers["retry-after"], error_of(refused.body)["code"]) == (429, "1", "limit")
+    assert "606 bytes" in str(error_of(refused.body)["message"])
+    others[1].put("ann", bytes(300))
+    others[2].put("root", bytes(900))
+    assert len(first.backend.held) == 3
+    while first.backend.held:
+        first.backend.release()
+    await first.settle()
+    assert (users.running, users.proposed_bytes) == ({}, {})
+    first.backend.hold = False
+    assert (await first.ask("PUT", "/key/a", bytes(500), bearer("ann"))).status == 200
+    assert (await first.ask("GET", "/key/a", b"", bearer("ann"))).status == 200
+
+
+async def test_write_larger_than_the_limit_of_its_user_is_taken_when_it_is_alone() -> None:
+    """It could never be written else, however often its client tries again."""
+    first = AuthWire(max_user_write_bytes=100)
+    grant(first.backend, writes=[(b"a", None)], reads=[(b"a", None)])
+    assert (await first.ask("PUT", "/key/a", bytes(500), bearer("ann"))).status == 200
+    first.backend.hold = True
+    held = AuthConnection(first)
+    held.put("ann", bytes(500))
+    assert (await first.ask("PUT", "/key/a", b"v", bearer("ann"))).status == 429
+    first.backend.release()
+    await first.settle()
+    assert first.site.gate.user_requests.proposed_bytes == {}
+
+
+async def test_reads_of_a_user_count_no_bytes() -> None:
+    first = AuthWire(max_user_write_bytes=10)
+    grant(first.backend, reads=[(b"a", None)])
+    held = [AuthConnection(first) for _ in range(2)]
+    first.backend.hold = True
+    for wire in held:
+        wire.send(f"GET /key/{'a' * 50} HTTP/1.1\r\nHost: x\r\n{bearer('ann')}\r\n\r\n".encode())
+        await wire.settle()
+    users = first.site.gate.user_requests
+    assert (users.running, users.proposed_bytes) == ({"ann": 2}, {})
+
+
+async def test_bytes_of_a_users_calls_at_etcds_interface_are_limited() -> None:
+    first = GuardedEtcdWire(max_user_write_bytes=600)
+    grant(first.backend, writes=[(b"a", None)])
+    put = {"key": b64("a"), "value": b64("v" * 300)}
+    token = f"Authorization: {token_of('ann')}"
+    assert (await first.post("kv/put", put, token))[0] == 200
+    assert first.site.gate.user_requests.proposed_bytes == {}
+    first.backend.hold = True
+    held = AuthConnection(first)
+    held.put("ann", bytes(400))
+    status, document = await first.post("kv/put", put, token)
+    assert (status, document["code"]) == (429, 8), document
+    assert "of the user ann" in document["error"]
+    first.backend.release()
+    await first.settle()
+    first.backend.hold = False
+    assert (await first.post("kv/put", put, token))[0] == 200
+    assert first.site.gate.user_requests.running == {}
+
+
 async def test_logins_of_a_user_at_etcds_interface_are_not_counted_for_good() -> None:
     """Each would have taken a place for ever: the user could do nothing more until the node is restarted."""
     wire = GuardedEtcdWire(max_user_requests=2)
@@ -314,8 +385,8 @@ class AuthConnection(Wire):
     def __init__(self, first: AuthWire) -> None:
         super().__init__(server=first.server)
 
-    def put(self, user: str) -> None:
-        self.send(f"PUT /key/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n{bearer(user)}\r\n\r\nv".encode())
+    def put(self, user: str, value: bytes = b"v") -> None:
+        self.send(put("/key/a", value, bearer(user)))
 
     def watch(self, user: str) -> None:
         self.send(f"GET /watch?prefix=a HTTP/1.1\r\nHost: x\r\n{bearer(user)}\r\n\r\n".encode())

@@ -440,6 +440,11 @@ class WatchHub:
             self._leave(watch)
             watch.fail(error)
 
+    @property
+    def most_user_watches(self) -> int:
+        """The watches of the user that has most."""
+        return max((count for (kind, _), count in self._counts.items() if kind == "user"), default=0)
+
     def _check_limits(self, owner: Hashable | None, user: str, group: str) -> None:
         limits = self.limits
         if len(self._watches) >= limits.max_watches:

@@ -181,6 +181,7 @@ class KvServer:
             policy=self._policy,
             watch_limits=WatchLimits(max_watches=config.max_watches, max_user_watches=config.max_user_watches),
             max_user_requests=config.max_user_requests,
+            max_user_write_bytes=config.max_user_write_bytes,
             workers=world.workers,
             entropy=world.entropy,
             console=Console(config.console, config.console_lab),
@@ -191,7 +192,9 @@ class KvServer:
         if await offers_etcd(config):
             self._offer_etcd(self._site, self._backend, world)
         add_watch_metrics(self.metrics, self._site.watches)
-        add_saturation_metrics(self.metrics, raft, machine, self._http, self._site.watches)
+        add_saturation_metrics(
+            self.metrics, raft, machine, self._http, self._site.watches, self._site.gate.user_requests
+        )
         self._http.serve(self._site.router.handle, self._site.fast_get)
         self._site.watches.given = self._http.write_streams
         await tell_credentials(config, needed=machine.auth_flag.on)

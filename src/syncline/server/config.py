@@ -114,6 +114,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_connections: int = 10_000
     max_requests: int = 5_000
     max_user_requests: int = 2_500
+    max_user_write_bytes: int = 32 * MIB
     max_watches: int = 100_000
     max_user_watches: int = 20_000
     max_held_bytes: int = 256 * MIB

@@ -58,6 +58,12 @@ OWN: Final[Mapping[str, Meta]] = {
         trade_off="A limit below `max_requests` leaves room for the other users.",
         ge=1,
     ),
+    "max_user_write_bytes": setting(
+        "Bytes of one user's writes that are answered at a time, where clients need credentials; more are answered 429"
+        " at once. A single write is taken in any case.",
+        trade_off="A node has room for 64 MiB of proposals: a limit below leaves some of it for the other users.",
+        ge=1,
+    ),
     "max_watches": setting("Watches of all clients; more are answered 429.", trade_off="Each takes a kilobyte.", ge=1),
     "max_user_watches": setting(
         "Watches of one user, where clients need credentials; more are answered 429.",

@@ -47,7 +47,7 @@ NO_EFFECT: Final = frozenset(
         *("http_listen", "http_tls_cert", "http_tls_key", "http_tls_ca", "allowed_hosts", "allowed_origins"),
         *("insecure_clients", "join_tls_ca", "join_token_file", "join_as_learner", "join_timeout_s"),
         *("max_store_bytes", "history_revisions", "history_bytes", "max_key_bytes", "max_value_bytes"),
-        *("max_requests", "max_user_requests", "max_watches", "max_user_watches"),
+        *("max_requests", "max_user_requests", "max_user_write_bytes", "max_watches", "max_user_watches"),
         *("max_connections", "max_held_bytes", "drain_s", "log_level", "log_format", "etcd_api"),
         *("slow_request_s", "traces", "console", "console_lab"),
     }

@@ -54,8 +54,8 @@ class Site:
     """The routes of one node. Call it with a request and the function for its answer.
 
     `metrics` renders `/metrics`; `clock` is for the uptime; `policy` decides about requests of web pages and unknown
-    hosts. `max_user_requests`: of one user at a time (0: no limit). `wall` is the time since 1970, for the end of
-    tokens; `workers` and `entropy` are for passwords and tokens.
+    hosts. `max_user_requests` and `max_user_write_bytes`: of one user at a time (0: no limit). `wall` is the time
+    since 1970, for the end of tokens; `workers` and `entropy` are for passwords and tokens.
     Without a `console`, or with one that is off, there is none.
     """
 
@@ -71,6 +71,7 @@ class Site:
         policy: CrossSitePolicy | None = None,
         watch_limits: WatchLimits | None = None,
         max_user_requests: int = 0,
+        max_user_write_bytes: int = 0,
         wall: Callable[[], float] = time.time,
         workers: Workers | None = None,
         entropy: Entropy = system_entropy,
@@ -91,6 +92,7 @@ class Site:
             cost=password_cost,
             explain=self._explain_either,
             max_user_requests=max_user_requests,
+            max_user_write_bytes=max_user_write_bytes,
         )
         gate = self.gate
         self.router: Router = Router(explain=self.explain, explain_read=self.explain_read, policy=policy, gate=gate)

@@ -105,11 +105,12 @@ class AccessGate:
         cost: PasswordCost | None = None,
         explain: Callable[[BaseException, bool], Response] = _explained,
         max_user_requests: int = 0,
+        max_user_write_bytes: int = 0,
     ) -> None:
         """`explain` makes an answer of an error, and is told whether the request only reads. `max_user_requests` of one
-        user are answered at a time (0: no limit).
+        user are answered at a time, with `max_user_write_bytes` of writes (0: no limit).
         """
-        self.user_requests: UserRequests = UserRequests(max_user_requests)
+        self.user_requests: UserRequests = UserRequests(max_user_requests, max_user_write_bytes)
         self._backend = backend
         self._clock = clock
         self._wall = wall

@@ -58,7 +58,7 @@ class GateAdmission:
     def counted(self, caller: EtcdCaller, finished: Finished) -> Finished:
         """Count a call among those of its user until `finished`. Raises `RequestError`."""
         principal = caller.principal
-        end = self._gate.user_requests.begin(principal.user) if principal is not None else None
+        end = self._gate.user_requests.begin(principal.user, caller.request_bytes) if principal is not None else None
         if end is None:
             return finished
 

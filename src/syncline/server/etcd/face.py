@@ -39,7 +39,7 @@ DEFAULT_TIMEOUT_S: Final = 7.0
 
 
 class EtcdCaller(msgspec.Struct, eq=False, gc=False):
-    """The client of one call, and how long it waits. The protocol gives `token`, `address`, `timeout_s` and `owner`."""
+    """The client of one call, and how long it waits. The protocol gives all but `principal`."""
 
     timeout_s: float = DEFAULT_TIMEOUT_S
     """The seconds until the call must be answered."""
@@ -49,6 +49,8 @@ class EtcdCaller(msgspec.Struct, eq=False, gc=False):
     """The client's address, without a port."""
     owner: Hashable | None = None
     """The connection: what one may have, such as watches, is limited together."""
+    request_bytes: int = 0
+    """The size of the request, as it came: it counts as what its user may propose."""
     principal: Principal | None = None
     """The user of the token, while clients need credentials. The face sets it."""
 

@@ -70,7 +70,12 @@ class JsonGateway:
             respond(_OPTIONS if request.method == "OPTIONS" else _not_allowed())
             return
         owner = cast("Hashable", request.origin)  # a connection is told by its identity
-        caller = EtcdCaller(token=request.headers.get(b"authorization", b""), address=request.address, owner=owner)
+        caller = EtcdCaller(
+            token=request.headers.get(b"authorization", b""),
+            address=request.address,
+            owner=owner,
+            request_bytes=len(request.body),
+        )
         if method.streams:
             self._stream(method, request, caller, respond)
             return

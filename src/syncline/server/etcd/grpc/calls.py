@@ -158,6 +158,7 @@ class UnaryGrpc:
     def ended(self) -> None:
         stream, known, parts = self._stream, self._known, self._parts
         body, stream.body = stream.body, b""
+        self._caller.request_bytes = len(body)
         if not known.waits:
             if not parts.places.take(known.method.name):
                 self._finished(None, TOO_MANY)
