@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from typing import Final
 
+from syncline.cli.announced import for_member
 from syncline.cli.common import Context
 from syncline.client.connection import BadAnswer, ClientResponse, ConnectionLost
 from syncline.client.credentials import authorization
@@ -39,12 +40,15 @@ def request_head(context: Context, host: str, method: str, path: str, body_bytes
 
 
 async def ask(context: Context, url: str, path: str, *, timeout_s: float = ASK_TIMEOUT_S) -> ClientResponse:
-    """Ask one server, whatever the status of its answer. Raises `Unreachable` if there is none."""
+    """Ask one server, whatever the status of its answer. Raises `Unreachable` if there is none.
+
+    An address that must not see the credential is asked without it (`announced.py`).
+    """
     tls: TlsContext | None = None
     if url.startswith("https://"):
         tls = new_context(client_tls(context), server_side=False)
     endpoint = Endpoint(url, network=TcpNetwork(), tls=tls)
-    head = request_head(context, endpoint.host_header, "GET", endpoint.base_path + path)
+    head = request_head(for_member(context, url), endpoint.host_header, "GET", endpoint.base_path + path)
     try:
         async with asyncio.timeout(timeout_s):
             return await endpoint.send(await endpoint.connect(), head, b"")

@@ -8,6 +8,7 @@ from typing import Final
 
 import click
 
+from syncline.cli.announced import asks_members
 from syncline.cli.common import Context, client_command, make_client
 from syncline.cli.exits import EXIT_USAGE, Failure, one_line
 from syncline.cli.output import print_json, print_line, print_table
@@ -31,6 +32,7 @@ CHANGE_TIMEOUT_S: Final = 30.0
 
 @click.command("status", short_help="Show every member and its state.")
 @client_command
+@asks_members
 @click.option("--watch", "-w", is_flag=True, help="Show it again every 2 s, until Ctrl-C.")
 @click.option("--wide", is_flag=True, help="All columns, however wide the table becomes.")
 async def status(context: Context, *, watch: bool, wide: bool) -> None:

@@ -122,6 +122,8 @@ class Context(msgspec.Struct, frozen=True):
     certificate_file: str | None = None
     key_file: str | None = None
     credential: Credential = Credential()
+    trusts_members: bool = False
+    """The credential is shown to each address that the cluster announces (`announced.py`)."""
 
 
 def client_command(function: Callable[..., Awaitable[None]]) -> Callable[..., None]:
@@ -151,6 +153,7 @@ def client_command(function: Callable[..., Awaitable[None]]) -> Callable[..., No
             ca_file=cacert,
             certificate_file=cert,
             key_file=key_file,
+            trusts_members=bool(own.pop("trust_members", False)),
         )
         try:
             credential = find_credential(user, token_file)

@@ -7,6 +7,7 @@ from typing import Final
 
 import click
 
+from syncline.cli.announced import asks_members
 from syncline.cli.common import Context, client_command, make_client
 from syncline.cli.exits import EXIT_FAILED, EXIT_UNAVAILABLE, Told, one_line
 from syncline.cli.output import print_json, print_line
@@ -27,6 +28,7 @@ FAR_BEHIND: Final = 10_000
 
 @click.command("health", short_help="Tell by the exit status how the cluster is.")
 @client_command
+@asks_members
 async def health(context: Context) -> None:
     """Tell how the cluster is by the exit status: 0 healthy, 1 degraded, 4 no leader or no answer.
 

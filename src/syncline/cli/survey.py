@@ -8,7 +8,8 @@ from typing import Final
 
 import msgspec
 
-from syncline.cli.common import Context, make_client, with_endpoint
+from syncline.cli.announced import for_member, withheld
+from syncline.cli.common import Context, make_client
 from syncline.client import AsyncClient, MemberInfo, NodeStatus
 from syncline.client.endpoints import parse_endpoint, parse_endpoints
 from syncline.errors import ConfigError, OperationError, RequestFailed, Unreachable
@@ -85,18 +86,26 @@ async def survey_of(context: Context) -> Survey:
     """Survey the cluster of the user's options. Raises as `survey_cluster` does."""
     return await survey_cluster(
         parse_endpoints(context.endpoints),
-        lambda url: make_client(with_endpoint(context, url), timeout_s=STATUS_TIMEOUT_S),
+        lambda url: make_client(for_member(context, url), timeout_s=STATUS_TIMEOUT_S),
         all_named=context.endpoints_given,
+        explain=lambda url, error: withheld(context, url, error),
     )
 
 
-async def survey_cluster(urls: Sequence[str], make: MakeClient, *, all_named: bool) -> Survey:
+async def survey_cluster(
+    urls: Sequence[str],
+    make: MakeClient,
+    *,
+    all_named: bool,
+    explain: Callable[[str, OperationError], OperationError] = lambda _, error: error,
+) -> Survey:
     """Ask the named endpoints, then the members that they know.
 
     `all_named`: the user named the endpoints, so each that does not answer is shown, whether it is a member or not.
+    `explain` may replace the error of an address by one that says more.
     Raises `Unreachable` if none of them answers, `ConfigError` if they belong to different clusters.
     """
-    answers = await _ask(urls, make)
+    answers = await _ask(urls, make, explain)
     statuses = [answer for answer in answers.values() if isinstance(answer, NodeStatus)]
     if not statuses:
         raise _nobody(answers)
@@ -104,17 +113,20 @@ async def survey_cluster(urls: Sequence[str], make: MakeClient, *, all_named: bo
     known = max(statuses, key=lambda status: status.membership_index).members
     asked = {answer.id for answer in statuses}
     others = [member.http for member in known if member.http and member.id not in asked]
-    answers |= await _ask([url for url in map(parse_endpoint, others) if url not in answers][:ASKED_AT_ONCE], make)
+    unasked = [url for url in map(parse_endpoint, others) if url not in answers]
+    answers |= await _ask(unasked[:ASKED_AT_ONCE], make, explain)
     return _put_together(answers, known, urls if all_named else ())
 
 
-async def _ask(urls: Sequence[str], make: MakeClient) -> dict[str, Answer]:
+async def _ask(
+    urls: Sequence[str], make: MakeClient, explain: Callable[[str, OperationError], OperationError]
+) -> dict[str, Answer]:
     async def one(url: str) -> Answer:
         try:
             async with make(url) as client:
                 return await client.status()
         except OperationError as error:
-            return error
+            return explain(url, error)
 
     return dict(zip(urls, await asyncio.gather(*map(one, urls)), strict=True))
 

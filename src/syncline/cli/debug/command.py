@@ -12,6 +12,7 @@ from typing import Final
 
 import click
 
+from syncline.cli.announced import asks_members
 from syncline.cli.asking import ask
 from syncline.cli.common import Context, client_command
 from syncline.cli.debug.bundle import Bundle
@@ -46,6 +47,7 @@ _Files = click.Path(dir_okay=False)
 
 @click.command("debug", short_help="Make a bundle for a bug report, without secrets.")
 @client_command
+@asks_members
 @click.option(
     "--config", "configs", type=_Files, multiple=True, help="Settings of a node, as with serve; again for more."
 )

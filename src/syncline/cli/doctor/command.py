@@ -6,6 +6,7 @@ import os
 
 import click
 
+from syncline.cli.announced import asks_members
 from syncline.cli.common import Context, client_command
 from syncline.cli.doctor.cluster import KnownPorts, look_at_cluster
 from syncline.cli.doctor.disk import check_data_dir, check_syncs
@@ -22,6 +23,7 @@ __all__ = ["doctor", "examine"]
 
 @click.command("doctor", short_help="Check this machine for a node.")
 @client_command
+@asks_members
 @click.option(
     "--config", "config_file", type=click.Path(dir_okay=False), help="The settings of the node, as with serve."
 )

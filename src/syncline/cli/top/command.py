@@ -8,7 +8,8 @@ from typing import Final
 
 import click
 
-from syncline.cli.common import Context, Duration, client_command, make_client, with_endpoint
+from syncline.cli.announced import asks_members, for_member
+from syncline.cli.common import Context, Duration, client_command, make_client
 from syncline.cli.exits import one_line
 from syncline.cli.output import print_json, print_line
 from syncline.cli.status_view import WIDTH
@@ -31,6 +32,7 @@ LEAST_S: Final = 0.2
 
 @click.command("top", short_help="Show what the nodes do, live: rates, latency, lag.")
 @client_command
+@asks_members
 @click.option("--every", "every_s", type=Duration(), metavar="TIME", default=EVERY_S, help="How often.  [default: 2s]")
 @click.option("--once", is_flag=True, help="Print it once, without a terminal's controls.")
 async def top(context: Context, *, every_s: float, once: bool) -> None:
@@ -89,7 +91,7 @@ class _Readings:
         return survey, numbers
 
     async def _metrics(self, url: str) -> Metrics | None:
-        async with make_client(with_endpoint(self._context, url), timeout_s=STATUS_TIMEOUT_S) as client:
+        async with make_client(for_member(self._context, url), timeout_s=STATUS_TIMEOUT_S) as client:
             try:
                 text = await read_metrics(client, timeout_s=STATUS_TIMEOUT_S)
             except OperationError:
