@@ -192,8 +192,12 @@ def test_backup_save_without_users_has_no_hashes(tmp_path: Path) -> None:
 # -- schedules --------------------------------------------------------------------------------------------------------
 
 
-def names(*ages_h: float) -> list[str]:
-    made = [(NOW - timedelta(hours=age)).strftime("syncline-%Y%m%dT%H%M%SZ.backup") for age in ages_h]
+CLUSTER = f"{7:016x}"
+"""The id of the cluster of `site_in_thread`."""
+
+
+def names(*ages_h: float, prefix: str = "syncline") -> list[str]:
+    made = [(NOW - timedelta(hours=age)).strftime(f"{prefix}-%Y%m%dT%H%M%SZ.backup") for age in ages_h]
     return [name for one in made for name in (one, one + ".sha256")]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
+import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,13 +15,13 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from syncline.cli.backup import saving, schedule
-from syncline.cli.backup.places import shown, split_place, without_slash
+from syncline.cli.backup.places import UrlPlace, shown, split_place, without_slash
 from syncline.cli.backup.schedule import Retention, abandoned, no_longer_kept
 from syncline.cli.common import Context
 from syncline.platform.disk import OsDisk
 from tests.helpers.command import syncline
 from tests.helpers.site_server import site_in_thread
-from tests.unit.test_backup_places import names, stop_after
+from tests.unit.test_backup_places import CLUSTER, names, stop_after
 from tests.unit.test_backups import filled
 
 NOW = datetime(2026, 11, 29, 12, 0, tzinfo=UTC)
@@ -61,7 +63,7 @@ def test_schedule_that_can_not_remove_keeps_its_interval(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(schedule, "_stopped", noted)
     monkeypatch.setattr(os, "remove", refused)
-    for name in names(24 * 300, 24 * 301):
+    for name in names(24 * 300, 24 * 301, prefix=f"syncline-{CLUSTER}"):
         (tmp_path / name).write_text("")
     options = ("--keep", "1", "--every", "12h")
     with site_in_thread() as server:
@@ -73,8 +75,47 @@ def test_schedule_that_can_not_remove_keeps_its_interval(tmp_path: Path, monkeyp
     assert once.status == 0, "there is none to remove"
 
 
+def test_schedule_leaves_the_backups_of_other_clusters(tmp_path: Path) -> None:
+    """Two clusters that saved to one place with one prefix removed each other's backups."""
+    own, other = names(300, 301, prefix=f"syncline-{CLUSTER}"), names(300, 301, prefix=f"syncline-{8:016x}")
+    unnamed = names(300, 301)
+    for name in (*own, *other, *unnamed):
+        (tmp_path / name).write_text("")
+    with site_in_thread() as server:
+        filled(server.backend.machine)
+        ran = syncline("backup", "schedule", str(tmp_path), "--once", "--keep", "1", "--json", endpoints=server.url)
+    assert ran.status == 0, ran
+    assert ran.json()["removed"] == own[2::-2]
+    kept = Path(str(ran.json()["file"])).name
+    assert kept.startswith(f"syncline-{CLUSTER}-")
+    assert {path.name for path in tmp_path.iterdir()} == {*other, *unnamed, kept, f"{kept}.sha256"}
+
+
+def test_upload_that_hangs_does_not_keep_the_command_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upload blocked the event loop: a schedule that was told to end went on until its store answered."""
+    released = threading.Event()
+
+    def stuck(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        released.wait(20)
+
+    monkeypatch.setattr(UrlPlace, "store", stuck)
+    handler = signal.signal(signal.SIGTERM, lambda *_: None)
+    began_s = time.monotonic()
+    try:
+        with site_in_thread() as server:
+            filled(server.backend.machine)
+            ran = syncline("backup", "save", "memory://x/b", endpoints=server.url)
+            took_s = time.monotonic() - began_s
+    finally:
+        released.set()
+        signal.signal(signal.SIGTERM, handler)
+    assert (ran.status, "interrupted" in ran.error()) == (130, True)
+    assert took_s < 15
+
+
 def test_schedule_removes_the_parts_of_killed_commands(tmp_path: Path) -> None:
-    part = tmp_path / f"{names(24 * 365)[0]}.00aa11bb.part"
+    part = tmp_path / f"{names(24 * 365, prefix=f'syncline-{CLUSTER}')[0]}.00aa11bb.part"
     part.write_text("")
     with site_in_thread() as server:
         filled(server.backend.machine)
@@ -145,7 +186,8 @@ def test_backup_that_is_terminated_leaves_nothing_behind(
     monkeypatch.setattr(saving, "read_backup", endless)
     handler = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        ran = syncline("backup", *(one.format(tmp_path) for one in arguments), endpoints="http://127.0.0.1:1")
+        with site_in_thread() as server:
+            ran = syncline("backup", *(one.format(tmp_path) for one in arguments), endpoints=server.url)
     finally:
         signal.signal(signal.SIGTERM, handler)
     assert (ran.status, "interrupted" in ran.error()) == (130, True)

@@ -13,7 +13,7 @@ from typing import Final
 import click
 import msgspec
 
-from syncline.cli.backup.places import place_of, shown, split_place, without_slash
+from syncline.cli.backup.places import beside, place_of, shown, split_place, without_slash
 from syncline.cli.backup.saving import fetched, reported, save_backup
 from syncline.cli.backup.schedule import BackupPlan, Retention, run_schedule, save_one
 from syncline.cli.common import TTL, Context, Duration, client_command
@@ -72,7 +72,7 @@ async def save(context: Context, *, file: str, stale: bool, without: tuple[str, 
     """
     directory, name = split_place(file)
     with reported(file, as_json=context.as_json):
-        if place_of(directory).exists(name):
+        if await beside(lambda: place_of(directory).exists(name)):
             raise Failure(f"{shown(file)} exists: name another file", EXIT_USAGE)
     with _until_sigterm(context):
         facts = await save_backup(context, file, stale=stale, without=without)
@@ -95,7 +95,7 @@ async def save(context: Context, *, file: str, stale: bool, without: tuple[str, 
     "--keep", type=click.IntRange(1, 100_000), default=DEFAULT_KEEP, show_default=True, help="Keep so many of them."
 )
 @click.option("--keep-for", "keep_for_s", type=TTL, metavar="TIME", help="Keep younger ones as well: 720h.")
-@click.option("--prefix", default="syncline", show_default=True, help="How their names begin, one for each cluster.")
+@click.option("--prefix", default="syncline", show_default=True, help="How their names begin.")
 @_stale
 @_without
 async def schedule(
@@ -112,9 +112,9 @@ async def schedule(
 ) -> None:
     """Save backups to the directory or URL TARGET at intervals, until SIGTERM or Ctrl-C.
 
-    Their names are PREFIX-YYYYMMDDTHHMMSSZ.backup. After each one the old ones are removed: those that are neither
-    among the newest (--keep) nor young (--keep-for). A backup that fails removes nothing, and is tried again a minute
-    later. Other files in TARGET stay.
+    Their names are PREFIX-CLUSTERID-YYYYMMDDTHHMMSSZ.backup. After each one the old ones of this cluster are removed:
+    those that are neither among the newest (--keep) nor young (--keep-for). A backup that fails removes nothing, and is
+    tried again a minute later. Other files in TARGET stay, also backups of other clusters.
     """
     if every_s < LEAST_EVERY_S:
         raise click.UsageError(f"--every is {every_s:g} s: the least is {LEAST_EVERY_S:g} s, since names have seconds")

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
-from typing import Final, Protocol
+from collections.abc import Callable, Iterator
+from typing import Final, Protocol, TypeVar
 
 from syncline.cli.exits import EXIT_FAILED, EXIT_USAGE, Failure
 from syncline.contrib.urls import is_url, shown, split_path, without_slash
+from syncline.platform.once import start_once
 
-__all__ = ["BackupPlace", "UrlPlace", "is_url", "place_of", "shown", "split_place", "without_slash"]
+__all__ = ["BackupPlace", "UrlPlace", "beside", "is_url", "place_of", "shown", "split_place", "without_slash"]
+
+Result = TypeVar("Result")
 
 READ_BYTES: Final = 1 << 20
+
+
+async def beside(work: Callable[[], Result]) -> Result:
+    """Do work with a place, or with large files, on a thread of its own.
+
+    An upload takes minutes, and a store that hangs takes more: meanwhile the event loop takes signals. If it is
+    cancelled the thread is left behind, and ends with the command.
+    """
+    return await asyncio.wrap_future(start_once("syncline-backup", work))
 
 
 def split_place(path: str) -> tuple[str, str]:

@@ -7,9 +7,10 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Collection, Iterator
+from functools import partial
 from typing import Final
 
-from syncline.cli.backup.places import UrlPlace, is_url, shown, split_place
+from syncline.cli.backup.places import UrlPlace, beside, is_url, shown, split_place
 from syncline.cli.common import Context, make_client
 from syncline.cli.exits import EXIT_FAILED, Failure, failure_of
 from syncline.client.backup import read_backup
@@ -43,12 +44,12 @@ async def _save_to_file(context: Context, file: str, *, stale: bool, without: Co
     try:
         digest = await _receive(context, disk, part, stale=stale)
         with reported(file, as_json=context.as_json):
-            facts = verify_backup(disk, part)
+            facts = await beside(partial(verify_backup, disk, part))
             if facts.sha256 != digest:
                 raise CorruptionError(f"{part} reads differently from what was written to it", file=part)
             if without:
-                _reduce(disk, part, without)
-                facts = verify_backup(disk, part)
+                _reduce(disk, part, without)  # not beside the loop: SIGTERM must not leave its file behind
+                facts = await beside(partial(verify_backup, disk, part))
             if disk.exists(file):
                 raise Failure(f"{file} exists: another command has made it meanwhile", EXIT_FAILED)
             # First: after a crash in between there is a sum without a file, and no file without its sum.
@@ -65,15 +66,15 @@ async def _save_to_url(context: Context, url: str, *, stale: bool, without: Coll
     """Save to a temporary file, which is copied when it is complete and checked."""
     directory, name = split_place(url)
     with reported(url, as_json=context.as_json):
-        place = UrlPlace(directory)
+        place = await beside(partial(UrlPlace, directory))
     with _temporary_folder(context) as folder:
         local = os.path.join(folder, name)
         facts = await _save_to_file(context, local, stale=stale, without=without)
         with reported(url, as_json=context.as_json):
-            place.store(local, name, facts.sha256)
+            await beside(partial(place.store, local, name, facts.sha256))
             line = _sum_line(facts.sha256, local)
             # Last: a file without its sum was not completed.
-            place.store(local + SUM_SUFFIX, name + SUM_SUFFIX, hashlib.sha256(line).hexdigest())
+            await beside(partial(place.store, local + SUM_SUFFIX, name + SUM_SUFFIX, hashlib.sha256(line).hexdigest()))
     return facts
 
 

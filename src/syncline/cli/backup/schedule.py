@@ -8,16 +8,18 @@ import re
 import signal
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 import msgspec
 
-from syncline.cli.backup.places import BackupPlace, place_of, shown
-from syncline.cli.backup.saving import reported, save_backup
-from syncline.cli.common import Context
+from syncline.cli.backup.places import BackupPlace, beside, place_of, shown
+from syncline.cli.backup.saving import TIMEOUT_S, reported, save_backup
+from syncline.cli.common import Context, make_client
 from syncline.cli.exits import EXIT_FAILED, Failure
 from syncline.cli.output import print_json, print_line
 from syncline.cli.streams import say
+from syncline.errors import OperationError
 from syncline.kv.backups import SUM_SUFFIX
 
 __all__ = ["BackupPlan", "Retention", "abandoned", "no_longer_kept", "run_schedule", "save_one"]
@@ -40,7 +42,7 @@ class Retention(msgspec.Struct, frozen=True):
 
 
 class BackupPlan(msgspec.Struct, frozen=True):
-    """What a schedule does. `target` is a directory or a URL."""
+    """What a schedule does. `target` is a directory or a URL; names begin with `prefix` and the id of the cluster."""
 
     target: str
     prefix: str
@@ -107,17 +109,19 @@ class RemovalFailure(Failure):
 
 async def save_one(context: Context, plan: BackupPlan, now: Callable[[], datetime]) -> None:
     """Save one backup, and then remove those that are no longer kept."""
-    place = place_of(plan.target)
-    name = f"{plan.prefix}-{now().strftime(TIME_FORMAT)}.backup"
+    with reported(plan.target, as_json=context.as_json):
+        place = await beside(partial(place_of, plan.target))
+        own = await _prefix_of(context, plan)
+    name = f"{own}-{now().strftime(TIME_FORMAT)}.backup"
     path = shown(place.path(name))
     with reported(path, as_json=context.as_json):
-        if place.exists(name):
+        if await beside(partial(place.exists, name)):
             raise Failure(f"{path} exists: two schedules write to {shown(plan.target)}", EXIT_FAILED)
-        place.prepare()
+        await beside(place.prepare)
     facts = await save_backup(context, place.path(name), stale=plan.stale, without=plan.without)
     try:
         with reported(plan.target, as_json=context.as_json):
-            removed = remove_old(place, plan, now(), saved=name)
+            removed = await beside(partial(remove_old, place, own, plan.retention, now(), saved=name))
     except Failure as failure:
         text = f"{path} was saved, and older backups can't be removed: {failure.message}"
         raise RemovalFailure(text, EXIT_FAILED, as_json=context.as_json) from failure
@@ -129,12 +133,18 @@ async def save_one(context: Context, plan: BackupPlan, now: Callable[[], datetim
         print_line(f"removed {shown(place.path(old))}")
 
 
-def remove_old(place: BackupPlace, plan: BackupPlan, now: datetime, *, saved: str) -> list[str]:
+async def _prefix_of(context: Context, plan: BackupPlan) -> str:
+    """How the names of this cluster's backups begin: those of another cluster in the same place are never removed."""
+    async with make_client(context, timeout_s=TIMEOUT_S) as client:
+        return f"{plan.prefix}-{(await client.status()).cluster_id}"
+
+
+def remove_old(place: BackupPlace, prefix: str, retention: Retention, now: datetime, *, saved: str) -> list[str]:
     """Remove what is no longer kept after `saved`; return the removed backups."""
     names = place.names()
-    for part in abandoned(names, plan.prefix, now):
+    for part in abandoned(names, prefix, now):
         place.remove(part)
-    return remove(place, no_longer_kept(names, plan.prefix, plan.retention, now, saved=saved))
+    return remove(place, no_longer_kept(names, prefix, retention, now, saved=saved))
 
 
 def remove(place: BackupPlace, names: Sequence[str]) -> list[str]:
@@ -154,7 +164,7 @@ async def run_schedule(context: Context, plan: BackupPlan, every_s: float, now: 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    wait_s = _first_wait_s(context, plan, every_s, now())
+    wait_s = await _first_wait_s(context, plan, every_s, now())
     while not await _stopped(stop, wait_s):
         begun_s = loop.time()
         work = asyncio.ensure_future(save_one(context, plan, now))
@@ -174,10 +184,15 @@ async def run_schedule(context: Context, plan: BackupPlan, every_s: float, now: 
             wait_s = min(every_s, RETRY_S)
 
 
-def _first_wait_s(context: Context, plan: BackupPlan, every_s: float, now: datetime) -> float:
+async def _first_wait_s(context: Context, plan: BackupPlan, every_s: float, now: datetime) -> float:
     with reported(plan.target, as_json=context.as_json):
-        names = place_of(plan.target).names()
-    found = [made for made, _ in complete(names, plan.prefix) if made <= now]
+        place = await beside(partial(place_of, plan.target))
+        names = await beside(place.names)
+    try:
+        own = await _prefix_of(context, plan)
+    except OperationError:
+        return 0.0  # the first attempt tells of it
+    found = [made for made, _ in complete(names, own) if made <= now]
     if not found:
         return 0.0
     return max(0.0, every_s - (now - found[-1]).total_seconds())
