@@ -114,6 +114,21 @@ def test_upload_that_hangs_does_not_keep_the_command_from_ending(monkeypatch: py
     assert took_s < 15
 
 
+def test_schedule_to_a_file_names_it(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("")
+    with site_in_thread() as server:
+        ran = syncline("backup", "schedule", str(tmp_path / "f"), "--once", endpoints=server.url)
+    assert (ran.status, ran.error()) == (1, f"syncline: {tmp_path}/f is no directory: name one for the backups")
+
+
+@pytest.mark.parametrize("data", [b"", b"a log line\n", bytes(200)])
+def test_verify_names_the_file_that_is_no_backup(tmp_path: Path, data: bytes) -> None:
+    """A script that verifies many files shows this line alone."""
+    (tmp_path / "b").write_bytes(data)
+    ran = syncline("backup", "verify", str(tmp_path / "b"))
+    assert (ran.status, ran.error().startswith(f"syncline: {tmp_path}/b: ")) == (1, True), ran.err
+
+
 def test_schedule_removes_the_parts_of_killed_commands(tmp_path: Path) -> None:
     part = tmp_path / f"{names(24 * 365, prefix=f'syncline-{CLUSTER}')[0]}.00aa11bb.part"
     part.write_text("")

@@ -126,6 +126,24 @@ def test_debug_without_a_cluster_says_what_is_missing(tmp_path: Path) -> None:
         assert f"not in it: {words}" in ran.text
 
 
+@pytest.mark.parametrize("broken", [False, True])
+def test_debug_of_a_directory_that_can_not_be_read_says_what_is_missing(tmp_path: Path, broken: bool) -> None:
+    """A file in its place, or a plan of `up` that is damaged, left the user without any bundle."""
+    place, bundle = tmp_path / "place", tmp_path / "bundle.tar.gz"
+    if broken:
+        place.mkdir()
+        (place / "up.json").write_text("{")
+    else:
+        place.write_text("")
+    ran = syncline("debug", "--data-dir", str(place), "--output", str(bundle), endpoints=refused_url())
+    assert ran.status == 0, ran
+    found = contents(bundle)
+    if broken:
+        assert "up.json" in next(text for name, text in found.items() if name.startswith("data/"))
+    else:
+        assert f"{place}: Not a directory" in found["MANIFEST.txt"]
+
+
 def test_debug_never_overwrites_and_leaves_no_part(tmp_path: Path) -> None:
     bundle = tmp_path / "bundle.tar.gz"
     bundle.write_text("mine")

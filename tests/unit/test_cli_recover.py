@@ -109,3 +109,11 @@ def test_recover_is_refused_while_members_of_the_cluster_run(path: str, role: st
         ran = recover(path, "--yes", "--json", endpoints=server.url)
         assert (ran.status, msgspec.json.decode(ran.err)["error"]["code"]) == (1, code), ran
         assert content(Path(path)) == before
+
+
+def test_recover_compared_with_its_own_directory_is_refused(tmp_path: Path) -> None:
+    """It was told to stop the node that holds the directory, which was the command itself."""
+    place = tmp_path / "n1"
+    place.mkdir()
+    ran = syncline("recover", "--data-dir", str(place), "--compare", f"{tmp_path}/./n1", "--dry-run")
+    assert (ran.status, "the directory of --data-dir: name" in ran.error()) == (2, True), ran.err

@@ -72,6 +72,8 @@ class _Directory:
         return os.path.join(self._path, name)
 
     def prepare(self) -> None:
+        if os.path.lexists(self._path) and not os.path.isdir(self._path):
+            raise Failure(f"{self._path} is no directory: name one for the backups", EXIT_FAILED)
         os.makedirs(self._path, mode=0o700, exist_ok=True)
 
     def names(self) -> list[str]:

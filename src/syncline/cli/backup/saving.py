@@ -150,7 +150,8 @@ def reported(file: str, *, as_json: bool) -> Iterator[None]:
         failure.as_json = as_json
         raise
     except CorruptionError as error:  # of the backup: no data directory needs a repair
-        raise Failure(str(error), EXIT_FAILED, code="corruption_error", as_json=as_json) from error
+        told = str(error) if file in str(error) else f"{shown(file)}: {error}"
+        raise Failure(told, EXIT_FAILED, code="corruption_error", as_json=as_json) from error
     except SynclineError as error:
         raise failure_of(error, as_json=as_json) from error
     except OSError as error:

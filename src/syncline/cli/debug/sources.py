@@ -11,7 +11,7 @@ import msgspec
 
 from syncline.cli.debug.redaction import Redactor
 from syncline.cli.down import made_plan
-from syncline.errors import ConfigError
+from syncline.errors import ConfigError, StorageError
 from syncline.node.secret_file import FILE_LIMIT_BYTES
 from syncline.node.settings.toml_file import read_settings_file
 
@@ -43,7 +43,7 @@ def sources_of(configs: Sequence[str], logs: Sequence[str], data_dirs: Sequence[
     for directory in data_dirs:
         try:
             plan = made_plan(directory)
-        except ConfigError:
+        except (ConfigError, StorageError):  # of a node; or it is listed as it is, with the reason if it can't be
             found.data_dirs.append(directory)
             continue
         found.secrets.append(plan.secret_path)

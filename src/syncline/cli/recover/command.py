@@ -6,6 +6,7 @@ files are moved aside within the directory; nothing is deleted. If it is interru
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -78,6 +79,7 @@ async def recover(
     far above the old ones. The other nodes join it with empty directories ('syncline serve --join').
     """
     path = data_dir.rstrip("/") or data_dir
+    _refuse_itself(path, compare)
     name = _name_of(path)
     config = Config(name=name, data_dir=path, listen=NO_ADDRESS)
     try:
@@ -103,6 +105,12 @@ async def recover(
         " before. Then start each other node with an empty directory and `--join`.",
     )
     _report(context, done)
+
+
+def _refuse_itself(path: str, compare: Sequence[str]) -> None:
+    """Its lock is held while the others are looked at: the error would name this command as the node to stop."""
+    if any(os.path.realpath(other) == os.path.realpath(path) for other in compare):
+        raise click.UsageError(f"--compare names {path}, the directory of --data-dir: name those of other nodes")
 
 
 def _name_of(path: str) -> str:
