@@ -80,6 +80,19 @@ class ReplicaSessions(CommandQueue[R_co]):
         await until_known(attempt, timeout, clock=self._driver.loop.time, attempt_s=ATTEMPT_S)
         return drawn[-1]
 
+    async def end_session(self, session_id: int, *, timeout: float = 5.0) -> bool:
+        """End a session. Returns whether it was open; after an unknown outcome of an attempt it may say False.
+
+            print(await replica.end_session(0x5f46c9d1))
+
+        Raises:
+            ConfigError, TypeError: an argument is out of range.
+            OperationError: as `apply` does.
+        """
+        check_timeout(timeout)
+        attempt = self._ending(check_id(session_id, "session_id"))
+        return bool(await until_known(attempt, timeout, clock=self._driver.loop.time, attempt_s=ATTEMPT_S))
+
     def apply_once(
         self,
         data: bytes,

@@ -18,7 +18,6 @@ from syncline.errors import NodeFailed, OperationError, StorageError
 from syncline.kv.commands import Compact, encode_command
 from syncline.kv.machine import KvMachine
 from syncline.kv.observers import on_loop
-from syncline.node.stats import Stats
 
 __all__ = ["DEFAULT_HISTORY_BYTES", "DEFAULT_HISTORY_REVISIONS", "Compactor"]
 
@@ -50,13 +49,22 @@ SWEEP_CHANGES: Final = 500
 SWEEP_PAUSE_S: Final = 0.005
 
 
+class DiskFigures(Protocol):
+    """The figure of a node that the compactor needs."""
+
+    @property
+    def disk_shortage(self) -> int:
+        """Above 0: the disk of the log is short of space."""
+        ...
+
+
 class CompactingHandle(Protocol):
     """The methods of `Raft` that the compactor uses."""
 
     @property
     def is_leader(self) -> bool: ...
 
-    def stats(self) -> Stats: ...
+    def stats(self) -> DiskFigures: ...
 
     def apply(
         self, data: bytes, *, timeout: float, term: int | None = None, frees_space: bool = False

@@ -97,6 +97,19 @@ class LeaseClock:
         elif self._since_s:
             self._forget_record(lease)
 
+    def recorded(self, lease: int, rest_ms: int, now_s: float) -> None:
+        """The log has this rest of a lease: it has no more than that from now on, and need not be recorded soon."""
+        end_s = self._ends_s.get(lease)
+        if end_s is None:
+            return
+        if now_s + rest_ms / 1000 < end_s:
+            self._ends_s[lease] = end_s = now_s + rest_ms / 1000
+            alarm_s = self._alarms.get(lease)
+            if alarm_s is None or end_s < alarm_s:
+                self._alarms.set(lease, end_s)
+        if lease in self._since_s:
+            self._since_s[lease] = now_s
+
     def ended(self, lease: int) -> None:
         """The lease is gone."""
         self._ends_s.pop(lease, None)
