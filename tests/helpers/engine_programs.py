@@ -1,7 +1,7 @@
 """The programs of two jobs, written once, for all engines: only the URL changes.
 
-`ControlPlane`: the memory of a control plane survives its machine. `Agents`: locks with holders, a registry and leases
-for agents on several machines.
+`run_control_plane`: the memory of a control plane survives its machine. `run_agents`: locks with holders, a registry
+and leases for agents on several machines.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
 
-import msgspec
 import pytest
 
-from syncline import Machine, command, query
-from syncline.errors import Rejected
+from syncline import Machine, Store, command, query
+from syncline.errors import DeadlineExceeded, Rejected
 
-__all__ = ["Agents", "ControlPlane", "run_agents", "run_control_plane"]
+__all__ = ["ControlPlane", "run_agents", "run_control_plane"]
 
 
 class ControlPlane(Machine):
@@ -48,42 +48,6 @@ class ControlPlane(Machine):
         return self.done
 
 
-class Holder(msgspec.Struct):
-    token: int
-    ends_s: float
-
-
-class Agents(Machine):
-    """Locks with a number of holders, and addresses of services. Each ends by itself, by the log's own time."""
-
-    holders: dict[str, dict[str, Holder]]
-    services: dict[str, dict[str, float]]
-
-    @command
-    def lock(self, name: str, agent: str, most: int = 1, ttl_s: float = 30.0) -> int:
-        """A fencing token; 0: all places are taken."""
-        held = self.holders.setdefault(name, {})
-        for other in [other for other, holder in held.items() if holder.ends_s <= self.entry.time_s]:
-            del held[other]
-        if agent not in held and len(held) >= most:
-            return 0
-        token = held[agent].token if agent in held else self.entry.index
-        held[agent] = Holder(token, self.entry.time_s + ttl_s)
-        return token
-
-    @command
-    def unlock(self, name: str, agent: str) -> bool:
-        return self.holders.get(name, {}).pop(agent, None) is not None
-
-    @command
-    def register(self, service: str, address: str, ttl_s: float = 30.0) -> None:
-        self.services.setdefault(service, {})[address] = self.entry.time_s + ttl_s
-
-    @query
-    def addresses(self, service: str) -> list[str]:
-        return sorted(self.services.get(service, {}))
-
-
 async def run_control_plane(urls: Sequence[str]) -> None:
     """Three nodes. The one that has assigned everything goes; the others know it all."""
     first, second, third = await asyncio.gather(*(ControlPlane.open(url, timeout=30) for url in urls))
@@ -103,26 +67,93 @@ async def run_control_plane(urls: Sequence[str]) -> None:
 
 
 async def run_agents(urls: Sequence[str]) -> None:
-    """Three agents on three nodes, two places; then the registry."""
-    one, two, three = nodes = await asyncio.gather(*(Agents.open(url, timeout=30) for url in urls))
+    """Three nodes, five agents: the words of the job as they stand there, then the other words."""
+    nodes = await asyncio.gather(*(Store.open(url, timeout=30) for url in urls))
     async with closing(*nodes):
-        tokens = [await node.lock("repo", f"a{at}", most=2) for at, node in enumerate(nodes)]
-        assert 0 < tokens[0] < tokens[1]
-        assert tokens[2] == 0
-        assert await two.unlock("repo", "a0")
-        later = await three.lock("repo", "a2", most=2)
-        assert later > tokens[1], "a fencing token"
-        assert await one.lock("repo", "a2", most=2) == later
-        assert await one.lock("short", "a0", ttl_s=0.0) > 0
-        assert await two.lock("short", "a1") > 0, "the lease of the other one is over"
-        await asyncio.gather(one.register("api", "h1:80"), two.register("api", "h2:80"))
-        assert await three.addresses("api") == ["h1:80", "h2:80"]
+        await _share_a_lock(nodes)
+        await _take_turns(nodes)
+        await _share_work(nodes)
+
+
+async def _share_a_lock(nodes: Sequence[Store]) -> None:
+    """Three places. All agents are registered while they hold one of them."""
+    inside, most, tokens = 0, 0, list[int]()
+
+    async def agent(kv: Store, address: str) -> None:
+        nonlocal inside, most
+        async with kv.lock("repo", holders=3) as held, kv.register("service/api", address):
+            tokens.append(held.token)
+            inside += 1
+            most = max(most, inside)
+            assert address in {found.address for found in await kv.discover("service/api")}
+            held.check()
+            inside -= 1
+
+    await asyncio.gather(*(agent(nodes[at % 3], f"h{at}:80") for at in range(5)))
+    assert most <= 3
+    assert len(set(tokens)) == 5, "a fencing token for each holder"
+    assert await nodes[0].discover("service/api") == ()
+    async with nodes[0].lock("repo") as first, nodes[1].register("service/api", "h9:80"):
+        assert first.token > max(tokens)
+        with pytest.raises(DeadlineExceeded):
+            await nodes[2].lock("repo", wait=0.1).acquire()
+        [found] = await nodes[2].discover("service/api")
+        assert found.address == "h9:80"
+
+
+async def _take_turns(nodes: Sequence[Store]) -> None:
+    """An election, a barrier, and a function that runs once."""
+    led, runs = list[tuple[int, int]](), list[int]()
+
+    async def candidate(at: int) -> None:
+        async with contextlib.aclosing(nodes[at].elect("master", ttl=10, value=str(at))) as terms:
+            async for term in terms:
+                async with term:
+                    leader = await nodes[0].leader("master")
+                    assert leader is not None
+                    assert leader.value == str(at).encode()
+                    led.append((term.token, at))
+                return
+
+    async def report(at: int) -> None:
+        await nodes[at].barrier("start", parties=3).wait(timeout=60)
+
+        @nodes[at].once("nightly")
+        async def run() -> None:
+            runs.append(at)
+
+        await run()
+
+    await asyncio.gather(*(candidate(at) for at in range(3)))
+    assert led == sorted(led)
+    assert {at for _, at in led} == {0, 1, 2}
+    await asyncio.gather(*(report(at) for at in range(3)))
+    assert len(runs) == 1
+
+
+async def _share_work(nodes: Sequence[Store]) -> None:
+    """A queue, a counter, a mapping that follows, and sessions of users."""
+    one, two, three = nodes
+    await one.queue("mail").put("to: ada")
+    async with two.queue("mail").claim(ttl=30, wait=30) as item:
+        assert item.value == b"to: ada"
+    await asyncio.gather(*(node.counter("visits").add() for node in nodes))
+    assert await one.counter("visits").value() == 3
+    async with two.mapping("config/") as config:
+        await one.put("config/mode", "blue")
+        await config.refresh(timeout=30)
+        assert config["mode"] == b"blue"
+    created = await two.sessions(ttl=60).create({"user": "ada"})
+    assert await three.sessions(ttl=60).get(created) == {"user": "ada"}
+
+
+class _Closes(Protocol):
+    async def close(self) -> None: ...
 
 
 @contextlib.asynccontextmanager
-async def closing(*machines: Machine) -> AsyncIterator[None]:
+async def closing(*nodes: _Closes) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        for machine in machines:
-            await machine.close()
+        await asyncio.gather(*(node.close() for node in nodes))

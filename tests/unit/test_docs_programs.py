@@ -31,7 +31,6 @@ COMPAT: Final = "a program with another framework: tests/compat/contrib runs it,
 FRAGMENTS: Final = {
     **{f"contrib/{name}.md": COMPAT for name in ("apscheduler", "celery", "django", "metrics", "torchrun")},
     "digest.md": "a method and its class alone: tests/unit/test_state_digest.py has a whole machine",
-    "engines.md": "servers of others: tests/compat/engines opens the same URLs on real ones",
     "etcd.md": "clients that are no dependency of ours: tests/compat/etcd runs the same calls",
     "http.md": "an app of another framework: tests/unit/test_asgi.py mounts it",
 }

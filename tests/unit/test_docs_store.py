@@ -19,13 +19,15 @@ from tests.helpers.ports import free_block
 from tests.helpers.store_node import store_cluster
 from tests.unit.test_public_docstrings import example_in
 
-TEXT: Final = (Path(__file__).resolve().parents[2] / "docs" / "store.md").read_text()
+DOCS: Final = Path(__file__).resolve().parents[2] / "docs"
+TEXT: Final = (DOCS / "store.md").read_text()
+ENGINES: Final = (DOCS / "engines.md").read_text()
 
 EXAMPLES: Final = (
     "put", "get", "touch", "grant_lease", "keep_alive", "lease_details", "leases", "hold_lease", "revoke_lease",
     "lease", "list", "scan", "count", "txn", "batch", "increment", "get_many", "put_many", "update", "put_json",
     "get_json", "transaction", "delete", "watch", "compact", "session", "raft",
-    "close",
+    "replica", "close",
 )  # fmt: skip
 """In the order in which they run, on one cluster."""
 
@@ -53,6 +55,17 @@ async def test_docs_of_store_example_opens_the_directory_of_a_server(tmp_path: P
     async with KvServer.open(config) as server, AsyncClient(server.http_url) as kv:
         await kv.put("greeting", "hello")
     assert await names_of(TEXT)["reopen"](folder, address) == b"hello"
+
+
+async def test_docs_of_store_example_runs_on_an_engine() -> None:
+    assert await names_of(TEXT)["mode"]("memory:") == b"blue"
+
+
+async def test_docs_of_engines_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
+    names = names_of(ENGINES)
+    assert await names["add"]("memory:") == 1
+    assert await names["agent"]("memory:", "10.0.0.1:80") > 0
+    assert "['10.0.0.1:80']" in capsys.readouterr().out
 
 
 def own_methods() -> set[str]:

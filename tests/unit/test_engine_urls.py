@@ -20,6 +20,7 @@ from syncline.errors import Closed, ConfigError, NodeFailed, Outcome, Unreachabl
 from tests.helpers.engine_programs import run_agents, run_control_plane
 from tests.helpers.node_cluster import Listing
 from tests.helpers.ports import free_block
+from tests.helpers.store_holders import raft_urls
 
 
 class Tasks(Machine):
@@ -213,11 +214,4 @@ async def test_program_runs_on_memory(program: Callable[[list[str]], Awaitable[N
 @pytest.mark.parametrize("program", [run_control_plane, run_agents], ids=lambda program: program.__name__)
 async def test_program_runs_on_raft(program: Callable[[list[str]], Awaitable[None]], tmp_path: Path) -> None:
     """Each node has a file of its own."""
-    port = free_block(3)
-    members = [f'{name} = "127.0.0.1:{port + at}"' for at, name in enumerate("abc")]
-    for at, name in enumerate("abc"):
-        settings = [f'data_dir = "{tmp_path}/{name}"', f'peer_listen = "127.0.0.1:{port + at}"', "insecure = true"]
-        timers = ["heartbeat_s = 0.02", "election_s = 0.2"]
-        lines = [f'name = "{name}"', *settings, *timers, "[initial_cluster]", *members]
-        (tmp_path / f"{name}.toml").write_text("\n".join(lines))
-    await program([f"raft:{tmp_path}/{name}.toml" for name in "abc"])
+    await program(raft_urls(tmp_path))

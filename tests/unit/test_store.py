@@ -315,7 +315,9 @@ async def test_store_open_refuses_settings(settings: dict[str, Any], kind: type[
         with pytest.raises(kind, match=next(iter(settings))):
             await start(cluster.config("a"), **settings)
     with pytest.raises(TypeError, match="Config"):
-        await Store.open("data/a")  # type: ignore[arg-type]
+        await Store.open(7)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"cluster\.toml can't be read"):
+        await Store.open(tmp_path / "cluster.toml")
     assert not (tmp_path / "a").exists()
 
 

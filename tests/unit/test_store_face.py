@@ -25,7 +25,8 @@ ONLY_CLIENT: Final = {
 ONLY_STORE: Final = {
     "open": "a client connects at its first call, a node is started",
     "join": "a client joins no cluster",
-    "raft": "the node",
+    "raft": "the node of Raft",
+    "replica": "the node, on each engine",
 }
 
 

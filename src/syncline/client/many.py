@@ -33,6 +33,7 @@ class ManyKeys(ABC):
 
     _limit_s: Callable[[float | None], float]
     """The time of one call."""
+    _many_bytes: int = MANY_BYTES
 
     async def get_many(self, keys: Iterable[Key], *, timeout: float | None = None) -> dict[bytes, KeyValue]:
         """Read many keys, linearizably. A key that does not exist is not in the result.
@@ -89,7 +90,7 @@ class ManyKeys(ABC):
         deadline_s = asyncio.get_running_loop().time() + self._limit_s(timeout)
         written: dict[bytes, PutResult] = {}
         failed: OperationError | None = None
-        for items in _batches(puts):
+        for items in _batches(puts, self._many_bytes):
             for item, result in zip(items, await self._carry_out_batch(items, _left_s(deadline_s)), strict=True):
                 name = item["key"]
                 assert isinstance(name, bytes)
@@ -147,7 +148,7 @@ def _left_s(deadline_s: float) -> float:
     return max(0.001, deadline_s - asyncio.get_running_loop().time())
 
 
-def _batches(items: list[Fields]) -> Iterator[list[Fields]]:
+def _batches(items: list[Fields], most_bytes: int) -> Iterator[list[Fields]]:
     """Operations in pieces of the size of a batch."""
     piece: list[Fields] = []
     size_bytes = 0
@@ -156,7 +157,7 @@ def _batches(items: list[Fields]) -> Iterator[list[Fields]]:
         assert isinstance(key, bytes)
         assert isinstance(value, bytes)
         own_bytes = len(key) + len(value) + FIELD_BYTES
-        if piece and (len(piece) == MANY or size_bytes + own_bytes > MANY_BYTES):
+        if piece and (len(piece) == MANY or size_bytes + own_bytes > most_bytes):
             yield piece
             piece, size_bytes = [], 0
         piece.append(item)
