@@ -68,6 +68,13 @@ def batch_reply(ops: list[dict[str, object]]) -> Reply:
     return Reply(200, msgspec.msgpack.encode({"results": results}), fields)
 
 
+async def arrived(server: BatchServer, count: int) -> None:
+    """Wait until so many batches have come."""
+    while len(server.batches) < count:
+        server.arrived.clear()
+        await server.arrived.wait()
+
+
 def gathered(kv: AsyncClient) -> AsyncClient:
     """The client as if requests were under way: what follows is gathered."""
     for gathering in (kv._gathered_reads, kv._gathered_writes):
@@ -415,3 +422,61 @@ async def test_gathering_counts_what_left_alone_before_the_first_batch() -> None
         assert kv._gathered_reads.busy
         await first
         assert not kv._gathered_reads.busy
+
+
+async def test_gathering_brings_the_tasks_of_several_groups_together() -> None:
+    """The first operation leaves alone, and the others as a batch. If these groups stayed apart, each round would cost
+    the cluster two batches."""
+    server = BatchServer()
+    server.open.set()
+    async with HttpDouble(server) as double, AsyncClient(double.url) as kv:
+
+        async def task(number: int) -> None:
+            for _ in range(50):
+                await kv.put(f"k{number}", "v")
+
+        await asyncio.gather(*(task(number) for number in range(8)))
+    sizes = [len(operations(request)) for request in server.batches]
+    assert sizes.count(8) > len(sizes) / 2, sizes
+
+
+async def test_gathering_holds_a_few_operations_back_for_an_answer() -> None:
+    """And not for ever: this answer does not come."""
+    server = BatchServer()
+    server.open.set()
+    async with HttpDouble(server) as double, AsyncClient(double.url) as kv:
+        gathered(kv)
+        await kv.put("a", "1")
+        assert kv._gathered_writes is not None
+        server.open.clear()
+        hanging = asyncio.create_task(kv.put("b", "2"))
+        await arrived(server, 2)
+        kv._gathered_writes._round_s = 10.0
+        for batch in kv._gathered_writes._batches:
+            batch.began_s -= 6.0  # half of a round is over
+        held = asyncio.create_task(kv.put("c", "3"))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert kv._gathered_writes._held is not None
+        await arrived(server, 3)
+        server.open.set()
+        await asyncio.gather(hanging, held)
+    assert [[one["key"] for one in operations(request)] for request in server.batches] == [[b"a"], [b"b"], [b"c"]]
+
+
+async def test_gathering_leaves_at_once_in_the_first_half_of_a_round() -> None:
+    server = BatchServer()
+    server.open.set()
+    async with HttpDouble(server) as double, AsyncClient(double.url) as kv:
+        gathered(kv)
+        await kv.put("a", "1")
+        assert kv._gathered_writes is not None
+        server.open.clear()
+        kv._gathered_writes._round_s = 3600.0
+        tasks = [asyncio.create_task(kv.put("b", "2"))]
+        await arrived(server, 2)
+        tasks.append(asyncio.create_task(kv.put("c", "3")))
+        await arrived(server, 3)
+        assert kv._gathered_writes._held is None
+        server.open.set()
+        await asyncio.gather(*tasks)

@@ -1,8 +1,11 @@
 """Gather the operations that are in flight together: they leave as one batch, and each gets an answer of its own.
 
 An operation leaves at once and alone if nothing is under way. What comes while requests are under way is gathered. It
-leaves as soon as fewer than `MAX_BATCHES` batches are under way. So nothing waits for company, and the load itself
-makes the batches larger.
+leaves as soon as fewer than `MAX_BATCHES` batches are under way. So the load itself makes the batches larger.
+
+Fewer operations than `LEAST_IN_BATCH` wait for an answer that will come soon: those whose answer it is come back, and
+all leave together. A batch costs the cluster more than each operation in it. Without that a few tasks or threads would
+stay in several groups, each with batches of its own. They wait for half a round at most.
 
 Reads and writes are gathered apart: a batch that only reads takes no entry of the log. A batch of writes has one key
 of the client's session. It is sent again as it was until it is answered, and takes effect once.
@@ -51,7 +54,14 @@ MAX_BATCHES: Final = 3
 more for each operation."""
 
 LEAST_IN_BATCH: Final = 16
-"""What waits is spread over the batches that may leave, at least so many in each."""
+"""What waits is spread over the batches that may leave, at least so many in each. Fewer wait for what is under way."""
+
+HOLD_LIMIT_S: Final = 0.01
+"""How long a few operations wait at most, if rounds are long."""
+
+RETURN_TURNS: Final = 2
+"""Turns of the loop after an answer in which those that got it come back. A task does so at once. A thread wakes up,
+and its call comes to the loop in the next turn (`platform/loop_thread.py`)."""
 
 MAX_OPERATIONS: Final = 500
 """Of one batch. The server takes 1,000; its event loop works on one batch at a time."""
@@ -135,7 +145,16 @@ class Gathering:
         self._timer: asyncio.TimerHandle | None = None
         self._expires_s = math.inf
         self._alone = 0
-        self._is_waking = False
+        self._expected = 0
+        """Callers that the last answer has woken: they may come back."""
+        self._turns = 0
+        """Turns of the loop that were waited for them."""
+        self._in_company = False
+        """The last batch had several operations: the next operation is gathered, since it hardly comes alone."""
+        self._round_s = 0.0
+        """What a batch takes until its answer, lately."""
+        self._held: asyncio.TimerHandle | None = None
+        """Lets a few operations leave beside what is under way."""
         self._is_on = True
         """Whether the servers take batches of this kind, as far as it is known."""
         self._answer_bytes = 0.0
@@ -144,7 +163,7 @@ class Gathering:
     @property
     def busy(self) -> bool:
         """Whether something is under way: the next operation is to be gathered."""
-        active = self._alone > 0 or self._batches or self._flush_scheduled or self._is_waking
+        active = self._alone > 0 or self._batches or self._flush_scheduled or self._in_company
         return bool(active) and self._is_on and len(self._waiting) < MAX_WAITING
 
     def begin_alone(self) -> None:
@@ -172,8 +191,7 @@ class Gathering:
         deadline_s = loop.time() + timeout_s
         self._waiting.append(_GatheredOperation(fields, size_bytes, deadline_s, answer))
         if not self._flush_scheduled:
-            self._flush_scheduled = True
-            loop.call_soon(self._flush)  # behind the tasks that the same answer has woken
+            self._flush_soon()
         if deadline_s < self._expires_s:
             self._watch(deadline_s)
         return await answer
@@ -189,6 +207,7 @@ class Gathering:
         for one in self._waiting:
             _fail(one, Unreachable("the client was closed", outcome=Outcome.NOT_APPLIED))
         self._waiting.clear()
+        self._hold_no_longer()
         if self._timer is not None:
             self._timer.cancel()
             self._timer, self._expires_s = None, math.inf
@@ -201,22 +220,61 @@ class Gathering:
         # What a closed loop has left behind has ended with it.
         self._waiting.clear()
         self._batches.clear()
-        self._flush_scheduled = self._is_waking = False
+        self._flush_scheduled = self._in_company = False
         self._is_on = True
-        self._alone, self._timer, self._expires_s = 0, None, math.inf
+        self._alone, self._timer, self._held, self._expires_s = 0, None, None, math.inf
+        self._expected = self._turns = 0
         self._loop = loop
 
+    def _flush_soon(self) -> None:
+        """Let what waits leave, behind the tasks that the same answer has woken."""
+        if not self._flush_scheduled:
+            assert self._loop is not None
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+
     def _flush(self) -> None:
-        """Let what waits leave, in as many batches as may be under way."""
+        if len(self._waiting) < min(self._expected, LEAST_IN_BATCH) and self._turns < RETURN_TURNS:
+            assert self._loop is not None
+            self._turns += 1
+            self._loop.call_soon(self._flush)
+            return
         self._flush_scheduled = False
+        self._expected = self._turns = 0
+        self._leave(held=False)
+
+    def _leave(self, *, held: bool) -> None:
+        """Let what waits leave, in as many batches as may be under way. `held`: a few operations have waited."""
         waiting = self._waiting
         loop = self._loop
         assert loop is not None
         while waiting and (free := MAX_BATCHES - len(self._batches)) > 0:
-            share = max(LEAST_IN_BATCH, -(-len(waiting) // free))
+            if len(waiting) < LEAST_IN_BATCH and self._batches and not held and self._is_over_soon():
+                if self._held is None:
+                    self._held = loop.call_later(min(self._round_s / 2, HOLD_LIMIT_S), self._held_long_enough)
+                return
+            share = -(-len(waiting) // max(1, min(free, len(waiting) // LEAST_IN_BATCH)))
             batch = _GatheredBatch(self._take(min(share, self._most())), reads=self._reads)
             if batch.operations:
+                self._in_company = len(batch.operations) > 1
+                batch.began_s = loop.time()
                 self._batches[batch] = loop.create_task(self._carry_out(batch))
+        self._hold_no_longer()
+
+    def _is_over_soon(self) -> bool:
+        """Whether half of the usual time of the oldest batch under way is over."""
+        assert self._loop is not None
+        oldest = next(iter(self._batches))
+        return 2 * (self._loop.time() - oldest.began_s) >= self._round_s
+
+    def _held_long_enough(self) -> None:
+        self._held = None
+        self._leave(held=True)
+
+    def _hold_no_longer(self) -> None:
+        if self._held is not None:
+            self._held.cancel()
+            self._held = None
 
     def _most(self) -> int:
         """How many operations a batch may have, if answers stay as long as they were."""
@@ -262,8 +320,8 @@ class Gathering:
                 _fail(one, copy(error).with_traceback(error.__traceback__))
         finally:
             self._batches.pop(batch, None)
-            if self._waiting and not self._flush_scheduled:
-                self._flush()
+            if self._waiting:
+                self._flush_soon()
 
     def _answered(self, batch: _GatheredBatch, response: ClientResponse) -> None:
         try:
@@ -275,8 +333,9 @@ class Gathering:
             raise unreadable(f"{len(answers)} results for {len(batch.operations)} operations", batch.outcome)
         if answers:
             self._answer_bytes = max(len(response.body) / len(answers), self._answer_bytes * 0.9)
-        self._woken(len(answers))
+        self._expected = len(self._waiting) + len(answers)
         now_s = asyncio.get_running_loop().time()
+        self._round_s += (now_s - batch.began_s - self._round_s) / 4
         for one, answer in zip(batch.operations, answers, strict=True):
             if one.answer.done():
                 continue  # its caller was cancelled, or its time was over
@@ -287,15 +346,6 @@ class Gathering:
                 one.answer.set_exception(SendAlone(max(0.001, one.deadline_s - now_s)))
             else:
                 one.answer.set_exception(operation_error(answer.error, answer.status))
-
-    def _woken(self, count: int) -> None:
-        """Several tasks go on in the next turn of the loop. Their next operations are gathered, the first one too."""
-        if count > 1 and not self._is_waking:
-            self._is_waking = True
-            asyncio.get_running_loop().call_soon(self._has_woken)  # behind them
-
-    def _has_woken(self) -> None:
-        self._is_waking = False
 
     def _failed(self, batch: _GatheredBatch, error: SynclineError, now_s: float) -> None:
         refused = isinstance(error, TooLarge) or (isinstance(error, RequestFailed) and error.status in ALONE_STATUSES)
@@ -348,6 +398,7 @@ class _GatheredBatch:
 
     def __init__(self, operations: list[_GatheredOperation], *, reads: bool) -> None:
         self.operations = operations
+        self.began_s: float = 0.0
         self.deadline_s: float = max((one.deadline_s for one in operations), default=0.0)
         self._reads = reads
         self._body = b""
