@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import deque
@@ -163,4 +164,33 @@ def test_loop_thread_call_interrupted_behind_its_answer_ends_at_once() -> None:
         thread.call(nothing)
     assert time.monotonic() - began_s < 2.0
     thread._inbox = deque()
+    thread.end(nothing)
+
+
+def test_loop_thread_takes_the_next_call_after_an_answer_without_a_wake_up() -> None:
+    """Only if another caller is there: a lone one is not waited for."""
+    thread = LoopThread("test")
+    taken: list[LoopCall[object]] = []
+    begun, answered = threading.Event(), threading.Event()
+    release: Future[None] = Future()
+
+    async def long() -> None:
+        begun.set()
+        await asyncio.wrap_future(release)
+
+    async def short() -> None:
+        call: LoopCall[object] = LoopCall(nothing, lambda: None)
+        thread._inbox.append(call)  # as a caller whose answer came in this turn
+        taken.append(call)
+
+    def wait_long() -> None:
+        thread.call(long)
+        answered.set()
+
+    threading.Thread(target=wait_long, daemon=True).start()
+    assert begun.wait(LIMIT_S)
+    thread.call(short)
+    assert taken[0].gate.acquire(timeout=LIMIT_S)
+    release.set_result(None)
+    assert answered.wait(LIMIT_S)
     thread.end(nothing)

@@ -101,6 +101,8 @@ class LoopThread:
         self._inbox: deque[LoopCall[object]] = deque()
         self._woken = False
         """A wake-up is under way: the loop looks into the inbox after this was set."""
+        self._under_way = 0
+        """Calls that have begun, and have no answer yet."""
         self._answered = 0
         """Calls that were answered since the inbox was looked at."""
         self._stopping = False
@@ -183,7 +185,12 @@ class LoopThread:
             call.cancel()
 
     def _answer(self) -> None:
+        """Count an answer. The loop looks for the next calls by itself if there are several callers."""
         self._answered += 1
+        self._under_way -= 1
+        if not self._woken and not self._stopping and (self._answered > 1 or self._under_way):
+            self._woken = True
+            self._loop.call_soon(self._take)
 
     def _let_callers_come(self) -> None:
         """Give the interpreter to threads whose calls were answered just now: their next calls can leave together.
@@ -206,6 +213,7 @@ class LoopThread:
         while self._inbox:
             call = self._inbox.popleft()
             call.task = create_task(call.run())
+            self._under_way += 1
 
     def _keep_tasks(self) -> None:
         """Keep what is under way when the program ends.
