@@ -1,107 +1,72 @@
-"""The short way of a batch for plain puts: it reads what the long way reads, or leaves it to that."""
+"""Batches of plain puts: they are read at once, with the command and the answer that each operation by itself gives."""
 
 from __future__ import annotations
 
-from typing import Any
-
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec import UNSET
 
-from syncline.client.packed_schemas import PackedPut
-from syncline.client.schemas import DeleteItem, PutItem
-from syncline.errors import RequestFailed, TooLarge
-from syncline.kv.commands import Put
-from syncline.server.api.errors import RequestError
-from syncline.server.api.operations import OperationReader
+from syncline.kv.commands import OperationBatch, Put, encode_command
+from syncline.server.api.plain_puts import plain_puts
+from tests.helpers.kv_node import KvWire
 
-READER = OperationReader(max_key_bytes=4, max_value_bytes=6, new_lease=lambda: 7)
-texts = st.sampled_from(["", "a", "\u00e9\u00e9", "abcde", "\ud800", UNSET, UNSET])
-octets = st.sampled_from([b"", b"a", b"\xff", b"abcdefg", UNSET, UNSET])
-mostly_unset = st.sampled_from([UNSET, UNSET, UNSET, UNSET, 1])
-options = {
-    "session": mostly_unset.map(lambda one: one if one is UNSET else "1"),
-    "sequence": mostly_unset,
-    "lease": mostly_unset.map(lambda one: one if one is UNSET else f"{one:016x}"),
-    "ttl": mostly_unset.map(lambda one: one if one is UNSET else "30s"),
-    "prev": st.sampled_from([False, False, False, True]),
-    "if_revision": mostly_unset,
-    "if_absent": st.sampled_from([False, False, False, True]),
-    "if_present": st.sampled_from([False, False, False, True]),
+PUT = {"op": "put", "key": b"a", "value": b"1"}
+PUTS = st.lists(st.tuples(st.binary(min_size=1, max_size=20), st.binary(max_size=300)), min_size=1, max_size=40)
+PACKED = "Content-Type: application/msgpack"
+
+
+def packed(*ops: object) -> bytes:
+    return msgspec.msgpack.encode({"ops": ops})
+
+
+@settings(max_examples=50, deadline=None)
+@given(given_puts=PUTS)
+def test_plain_puts_have_the_command_that_is_made_with_all_checks(given_puts: list[tuple[bytes, bytes]]) -> None:
+    """Byte for byte: it is the fingerprint of a batch that is sent again, perhaps to a node of another version."""
+    puts = plain_puts(packed(*({"op": "put", "key": key, "value": value} for key, value in given_puts)), 100, 1000)
+    assert puts == [Put(key, value) for key, value in given_puts]
+    batch = OperationBatch(tuple(puts))
+    assert encode_command(batch, checked=True) == encode_command(batch)
+
+
+TWICE = packed(PUT).replace(b"\x83", b"\x84") + b"\xa3key\xc4\x01b"
+
+OTHERS = {
+    "a condition": packed(PUT, {**PUT, "if_absent": True}),
+    "a default that is given": packed({**PUT, "prev": False}),
+    "another operation": packed(PUT, {"op": "get", "key": b"a"}),
+    "an unknown member": packed({**PUT, "more": 1}),
+    "a member twice": TWICE,
+    "a longer form": packed(PUT).replace(b"\xc4\x011", b"\xc5\x00\x011"),
+    "no key": packed({**PUT, "key": b""}),
+    "a key above the limit": packed({**PUT, "key": b"k" * 11}),
+    "a value above the limit": packed({**PUT, "value": b"v" * 11}),
+    "a key that is text": packed({**PUT, "key": "a"}),
+    "no operation": packed(),
+    "too many operations": packed(*[PUT] * 1001),
+    "bytes behind it": packed(PUT) + b"\0",
+    "no MessagePack": b"\xc1",
 }
-items = st.one_of(
-    st.builds(PutItem, key=texts, key_base64=octets, value=texts, value_base64=octets, **options),
-    st.builds(
-        PackedPut,
-        key_base64=octets.filter(lambda one: one is not UNSET),
-        value_base64=octets.filter(lambda one: one is not UNSET),
-        **options,
-    ),
-)
 
 
-@given(items)
-def test_plain_put_is_what_the_long_way_reads(item: PutItem | PackedPut) -> None:
-    found = READER.plain_put(item)
-    if found is not None:
-        assert found == READER.operation(item, "it", conditions=True)
-        assert item.session is UNSET
-        assert item.sequence is UNSET
+@pytest.mark.parametrize("body", OTHERS.values(), ids=OTHERS)
+def test_plain_puts_leave_any_other_batch_to_the_reader_of_operations(body: bytes) -> None:
+    assert plain_puts(packed(PUT), 10, 10) is not None
+    assert plain_puts(body, 10, 10) is None
 
 
-@given(items)
-def test_plain_put_leaves_only_what_is_more_or_wrong(item: PutItem | PackedPut) -> None:
-    """Otherwise it would be no shortcut."""
-    if READER.plain_put(item) is not None:
-        return
-    try:
-        command = READER.operation(item, "it", conditions=True)
-    except (RequestError, RequestFailed, TooLarge):
-        return
-    assert isinstance(command, Put)
-    mixed = (item.key is not UNSET and item.value is UNSET) or (item.key is UNSET and item.value is not UNSET)
-    once = item.session is not UNSET or item.sequence is not UNSET
-    assert command != Put(command.key, command.value) or once or mixed
+async def test_plain_puts_are_answered_like_operations_with_a_default_given() -> None:
+    wires = KvWire(), KvWire()
+    plain, other = packed(PUT, PUT, {**PUT, "key": b"b"}), packed(PUT, {**PUT, "prev": False}, {**PUT, "key": b"b"})
+    answers = [await wire.ask("POST", "/batch", body, PACKED) for wire, body in zip(wires, (plain, other), strict=True)]
+    assert answers[0].status == 200
+    assert answers[0].body == answers[1].body
+    as_json = await wires[0].ask("POST", "/batch", plain, PACKED, "Accept: application/json")
+    assert [one["created"] for one in msgspec.json.decode(as_json.body)["results"]] == [False, False, False]
 
 
-@pytest.mark.parametrize(
-    "item",
-    [
-        PutItem(key="k", value="v"),
-        PutItem(key_base64=b"k", value_base64=b"v"),
-        PackedPut(key_base64=b"k", value_base64=b"v"),
-    ],
-)
-def test_plain_put_of_a_key_and_a_value_is_read(item: PutItem | PackedPut) -> None:
-    assert READER.plain_put(item) == Put(b"k", b"v")
-
-
-def test_plain_put_is_no_other_operation() -> None:
-    assert READER.plain_put(DeleteItem(key="k")) is None
-
-
-@pytest.mark.parametrize(
-    "more",
-    [
-        {"session": "1"},
-        {"sequence": 1},
-        {"lease": "1"},
-        {"ttl": "30s"},
-        {"if_revision": 1},
-        {"prev": True},
-        {"if_absent": True},
-        {"if_present": True},
-        {"key_base64": b"k"},
-        {"value_base64": b"v"},
-        {"key": ""},
-        {"key": "abcde"},
-        {"value": "abcdefg"},
-        {"value": "\ud800"},
-    ],
-)
-def test_plain_put_with_anything_more_or_wrong_is_left_alone(more: dict[str, Any]) -> None:
-    """It would lose a condition, a session or a lease, or pass a limit."""
-    assert READER.plain_put(PutItem(**{"key": "k", "value": "v", **more})) is None
-    if not more.keys() & {"key", "value", "key_base64", "value_base64"}:
-        assert READER.plain_put(PackedPut(key_base64=b"k", value_base64=b"v", **more)) is None
+async def test_plain_puts_with_a_member_twice_are_refused() -> None:
+    answer = await KvWire().ask("POST", "/batch", TWICE, PACKED)
+    assert answer.status == 400
+    assert b"given twice" in answer.body

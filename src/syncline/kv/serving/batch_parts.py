@@ -59,6 +59,8 @@ class BatchPart(msgspec.Struct):
     """For the one operation that has a session."""
     fingerprint: bytes = b""
     command: bytes = b""
+    plain: bool = False
+    """It has only puts that were checked, with a key and a value each."""
 
     @property
     def frees_space(self) -> bool:
@@ -101,6 +103,10 @@ class PartedBatch(ABC, Generic[Result]):
             last.places.append(place)
         else:
             self.parts.append(BatchPart([operation], [place]))
+
+    def add_puts(self, puts: list[commands.Put]) -> None:
+        """Add all operations of a batch that has only puts with a key and a value, within all limits."""
+        self.parts.append(BatchPart([*puts], [*range(len(puts))], plain=True))
 
     def encode(self) -> None:
         """Make the commands of the parts. An operation that no store can carry out is refused alone.
@@ -171,7 +177,7 @@ class PartedBatch(ABC, Generic[Result]):
 
 def _encoded(part: BatchPart) -> bytes:
     if part.key is None:
-        return encode_command(OperationBatch(tuple(part.operations)))
+        return encode_command(OperationBatch(tuple(part.operations)), checked=part.plain)
     (operation,) = part.operations
     assert not isinstance(operation, commands.Get | commands.Range), "a read has no session"
     return encode_command(operation)

@@ -75,15 +75,18 @@ class OperationsBody:
         """JSON, or MessagePack, which no schema describes."""
         return {"application/json": BatchBody, MSGPACK.decode(): {"type": "string", "format": "binary"}}
 
-    def read(self, request: Request) -> tuple[list[AnyOperation], bool]:
-        """The operations, and whether they are answered in MessagePack. Raises `RequestError`."""
+    def check(self, request: Request) -> bool:
+        """Whether the body is MessagePack. Raises `RequestError` for one that can't be a batch."""
         body = request.body
         check_charset(request.headers)
         if len(body) > MAX_BATCH_BYTES:
             raise RequestError(f"the body is above the limit of {MAX_BATCH_BYTES} bytes", status=413, code="too_large")
         if not body:
             raise RequestError("the body is not a batch: it is empty")
-        packed = _media_type(request.headers.get(b"content-type", b"")) == MSGPACK
+        return _media_type(request.headers.get(b"content-type", b"")) == MSGPACK
+
+    def read(self, body: bytes, *, packed: bool) -> list[AnyOperation]:
+        """The operations. Raises `RequestError`."""
         items: list[AnyOperation]
         try:
             items = [*(self._packed.decode(body) if packed else self._json.decode(body)).ops]
@@ -96,7 +99,7 @@ class OperationsBody:
             check_packed_members(body)
         elif not _has_plain_members(items, body):
             check_members(body)
-        return items, _answers_packed(request.headers.get(b"accept", b""), packed=packed)
+        return items
 
 
 BODY: Final = OperationsBody()
@@ -152,13 +155,20 @@ class BatchRoutes:
         timeout_s = TIMEOUT.of(QUERY.parse(request.query))
         raw = request.headers.get(FIELD)
         whole = None if raw is None else parse_key(raw)
-        items, packed = BODY.read(request)
-        batch = BatchParts(len(items), PackedResults() if packed else JsonResults(request.mount))
-        self._collect(items, batch, request)
+        packed = BODY.check(request)
+        principal = request.principal
+        puts = self._reader.plain_puts(request.body) if packed and principal is None else None
+        items = BODY.read(request.body, packed=packed) if puts is None else []
+        answers_packed = _answers_packed(request.headers.get(b"accept", b""), packed=packed)
+        form = PackedResults() if answers_packed else JsonResults(request.mount)
+        batch = BatchParts(len(items if puts is None else puts), form)
+        if puts is None:
+            self._collect(items, batch, request)
+        else:
+            batch.add_puts(puts)
         parts = batch.parts
         if whole is not None and any(part.key is not None for part in parts):
             raise RequestError("give the batch an Idempotency-Key, or its operations a 'session', not both")
-        principal = request.principal
         if batch.reads_only:
             self._reads.within(timeout_s, self._confirmed, (batch, principal), respond)
             return
@@ -168,7 +178,8 @@ class BatchRoutes:
             return
         if whole is not None:
             (part,) = batch.parts
-            part.fingerprint = _whole_fingerprint(items, part)
+            if puts is None:
+                part.fingerprint = _whole_fingerprint(items, part)
             if principal is not None:
                 whole = authorise_once(part, whole, principal)
             self._propose(part, whole, timeout_s, batch, respond)

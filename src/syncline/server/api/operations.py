@@ -47,6 +47,7 @@ from syncline.kv.serving.key_limits import KeyLimits
 from syncline.kv.store import prefix_end
 from syncline.server.api.errors import RequestError
 from syncline.server.api.json_bytes import one_of
+from syncline.server.api.plain_puts import plain_puts
 from syncline.server.api.ttl import parse_lease, parse_ttl_ms
 
 __all__ = ["AnyOperation", "OperationReader", "WithSession"]
@@ -146,6 +147,10 @@ class OperationReader:
         if 0 < len(key) <= self._max_key_bytes and len(value) <= self._max_value_bytes:
             return commands.Put(key, value)
         return None
+
+    def plain_puts(self, body: bytes) -> list[commands.Put] | None:
+        """The commands of a batch in MessagePack; None if one of them is not plain, or something is wrong with it."""
+        return plain_puts(body, self._max_key_bytes, self._max_value_bytes)
 
     def _put(self, item: PutItem | PackedPut, where: str, conditions: bool) -> commands.Put:
         value = one_of(item.value, item.value_base64, "value", where)
