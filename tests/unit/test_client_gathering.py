@@ -480,3 +480,21 @@ async def test_gathering_leaves_at_once_in_the_first_half_of_a_round() -> None:
         assert kv._gathered_writes._held is None
         server.open.set()
         await asyncio.gather(*tasks)
+
+
+async def test_gathering_sends_the_writes_of_64_tasks_together() -> None:
+    """One entry of the log and not three. More tasks have several batches under way."""
+    server = BatchServer()
+    server.open.set()
+    async with HttpDouble(server) as double, AsyncClient(double.url) as kv:
+
+        async def task(number: int) -> None:
+            for _ in range(30):
+                await kv.put(f"k{number}", "v")
+
+        await asyncio.gather(*(task(number) for number in range(64)))
+        few = len(server.batches)
+        await asyncio.gather(*(task(number) for number in range(150)))
+    sizes = [len(operations(request)) for request in server.batches]
+    assert sizes[:few].count(64) > few / 2, sizes
+    assert max(sizes) < 150

@@ -3,9 +3,9 @@
 An operation leaves at once and alone if nothing is under way. What comes while requests are under way is gathered. It
 leaves as soon as fewer than `MAX_BATCHES` batches are under way. So the load itself makes the batches larger.
 
-Fewer operations than `LEAST_IN_BATCH` wait for an answer that will come soon: those whose answer it is come back, and
-all leave together. A batch costs the cluster more than each operation in it. Without that a few tasks or threads would
-stay in several groups, each with batches of its own. They wait for half a round at most.
+Fewer operations than `LEAST_WRITES` or `LEAST_READS` wait for an answer that will come soon: those whose answer it is
+come back, and all leave together. A batch costs the cluster more than each operation in it. Without that some tasks
+would stay in several groups, each with batches of its own. They wait for half a round at most.
 
 Reads and writes are gathered apart: a batch that only reads takes no entry of the log. A batch of writes has one key
 of the client's session. It is sent again as it was until it is answered, and takes effect once.
@@ -53,8 +53,11 @@ MAX_BATCHES: Final = 3
 """Batches under way. By measurement: one leaves the servers idle while the client works; eight are smaller, and cost
 more for each operation."""
 
-LEAST_IN_BATCH: Final = 16
+LEAST_READS: Final = 16
 """What waits is spread over the batches that may leave, at least so many in each. Fewer wait for what is under way."""
+
+LEAST_WRITES: Final = 64
+"""The same for writes. An entry of the log costs the three nodes about as much as 40 operations in it."""
 
 HOLD_LIMIT_S: Final = 0.01
 """How long a few operations wait at most, if rounds are long."""
@@ -138,6 +141,7 @@ class Gathering:
     def __init__(self, send: Send, *, reads: bool) -> None:
         self._send = send
         self._reads = reads
+        self._least = LEAST_READS if reads else LEAST_WRITES
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: deque[_GatheredOperation] = deque()
         self._batches: dict[_GatheredBatch, asyncio.Task[None]] = {}
@@ -177,10 +181,11 @@ class Gathering:
         """It has ended."""
         self._alone = max(0, self._alone - 1)  # it may have begun on a loop that is closed
 
-    async def ask(self, fields: Fields, size_bytes: int, timeout_s: float) -> Answered:
-        """Have one operation carried out in company.
+    def ask(self, fields: Fields, size_bytes: int, timeout_s: float) -> asyncio.Future[Answered]:
+        """Have one operation carried out in company. The future has its answer.
 
-        Raises `SendAlone`, the error that it would have had alone, and `UsageError` on another event loop.
+        It fails with `SendAlone`, or with the error that the operation would have had alone. Raises `SendAlone` as
+        well, and `UsageError` on another event loop.
         """
         if size_bytes > MAX_GATHERED_BYTES:
             raise SendAlone(timeout_s)
@@ -194,7 +199,7 @@ class Gathering:
             self._flush_soon()
         if deadline_s < self._expires_s:
             self._watch(deadline_s)
-        return await answer
+        return answer
 
     def close(self) -> None:
         """Fail all operations with `Unreachable`."""
@@ -234,7 +239,7 @@ class Gathering:
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        if len(self._waiting) < min(self._expected, LEAST_IN_BATCH) and self._turns < RETURN_TURNS:
+        if len(self._waiting) < min(self._expected, self._least) and self._turns < RETURN_TURNS:
             assert self._loop is not None
             self._turns += 1
             self._loop.call_soon(self._flush)
@@ -249,11 +254,11 @@ class Gathering:
         loop = self._loop
         assert loop is not None
         while waiting and (free := MAX_BATCHES - len(self._batches)) > 0:
-            if len(waiting) < LEAST_IN_BATCH and self._batches and not held and self._is_over_soon():
+            if len(waiting) < self._least and self._batches and not held and self._is_over_soon():
                 if self._held is None:
                     self._held = loop.call_later(min(self._round_s / 2, HOLD_LIMIT_S), self._held_long_enough)
                 return
-            share = -(-len(waiting) // max(1, min(free, len(waiting) // LEAST_IN_BATCH)))
+            share = -(-len(waiting) // max(1, min(free, len(waiting) // self._least)))
             batch = _GatheredBatch(self._take(min(share, self._most())), reads=self._reads)
             if batch.operations:
                 self._in_company = len(batch.operations) > 1
@@ -335,7 +340,8 @@ class Gathering:
             self._answer_bytes = max(len(response.body) / len(answers), self._answer_bytes * 0.9)
         self._expected = len(self._waiting) + len(answers)
         now_s = asyncio.get_running_loop().time()
-        self._round_s += (now_s - batch.began_s - self._round_s) / 4
+        longer_s = now_s - batch.began_s - self._round_s
+        self._round_s += longer_s / (8 if longer_s > 0 else 2)  # some rounds are long for a reason that passes
         for one, answer in zip(batch.operations, answers, strict=True):
             if one.answer.done():
                 continue  # its caller was cancelled, or its time was over
