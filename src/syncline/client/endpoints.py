@@ -186,6 +186,9 @@ class EndpointSet:
 
     def pick(self, now_s: float, tried: set[Endpoint]) -> Endpoint | None:
         """The best endpoint that is not in `tried`: one without a recent failure, nearest after the current one."""
+        current = self._endpoints[self._current]
+        if current.ask_last_until_s <= now_s and current not in tried:  # nearly always
+            return current
         best: tuple[bool, int] | None = None
         chosen = None
         count = len(self._endpoints)

@@ -73,7 +73,8 @@ __all__ = [
 Answer = TypeVar("Answer")
 JsonBytes = dict[str, str]
 
-_UNRESERVED: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_UNRESERVED_BYTES: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
+_UNRESERVED: Final = frozenset(_UNRESERVED_BYTES)
 _QUOTED: Final = tuple(chr(byte) if byte in _UNRESERVED else f"%{byte:02X}" for byte in range(256))
 _DOTS: Final = frozenset({b".", b".."})
 
@@ -121,6 +122,8 @@ MESSAGE_LIMIT: Final = 500
 
 def quoted(data: bytes) -> str:
     """Percent-encode."""
+    if not data.translate(None, _UNRESERVED_BYTES):  # most keys need no quoting
+        return data.decode("ascii")
     return "".join([_QUOTED[byte] for byte in data])
 
 
