@@ -11,13 +11,15 @@ from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import ConsoleMessage, Dialog, Locator, sync_playwright
 from playwright.sync_api import Page as Tab
 
-__all__ = ["DESKTOP", "PHONE", "Browser", "Page", "Size", "Theme", "open_browser"]
+__all__ = ["DESKTOP", "ONE_LINK_CUT", "PHONE", "Browser", "Page", "Size", "Theme", "open_browser"]
 
 Size = tuple[int, int]
 Theme = Literal["light", "dark"]
 
 DESKTOP: Final[Size] = (1280, 860)
 PHONE: Final[Size] = (390, 844)
+ONE_LINK_CUT: Final = "() => document.querySelectorAll('.ring .link.cut').length === 1"
+"""For a moment a new leader has heard of no member."""
 WAIT_MS: Final = 20_000.0
 """For what a page shows by itself. On a busy machine, too."""
 
@@ -113,6 +115,16 @@ class Page:
             " === JSON.stringify(rows)",
             arg=list(expected),
         )
+
+    def nameless(self) -> list[str]:
+        """Controls that a screen reader has no name for, as markup."""
+        found: list[str] = self.tab.evaluate(
+            """() => [...document.querySelectorAll('button, a, input, select, textarea, meter, [role]')]
+            .filter(one => !one.hidden && !['status', 'alert', 'presentation'].includes(one.getAttribute('role')))
+            .filter(one => !(one.getAttribute('aria-label') || one.textContent.trim() || one.labels?.length))
+            .map(one => one.outerHTML)"""
+        )
+        return found
 
     def picture(self, path: str) -> None:
         """Write what the page shows as PNG."""

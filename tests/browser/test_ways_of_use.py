@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 import pytest
 
 from syncline.testing.process_cluster import ProcessCluster
-from tests.browser.console import PHONE, Browser, Page
+from tests.browser.console import DESKTOP, PHONE, Browser, Page, Size
 
 SCREENS = ("cluster", "keys", "live", "leases")
+
+
+COVERED_IN_RING: Final = """async ([count, leader]) => {
+    const { ring } = await import('/console/ring.js');
+    const status = { role: 'follower', revision: 1234, last_index: 9, commit: 9, applied: 9, term: 2 };
+    const members = Array.from({ length: count }, (_, at) => (
+        { id: at, name: `n${at + 1}`, role: 'voter', status, leads: at === leader, lag: 0, match: 9, rttS: 0.0039 }));
+    document.querySelector('.ring').replaceWith(ring(members, { onpick() {}, picked: null }));
+    const boxes = [...document.querySelectorAll('.ring .node rect.card, .ring .link text')].map((one) =>
+        ({ what: one.textContent || one.parentNode.dataset.id, box: one.getBoundingClientRect() }));
+    const overlap = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+    return boxes.flatMap((one, at) => boxes.slice(at + 1).filter((other) => overlap(one.box, other.box))
+        .map((other) => `${one.what}, ${other.what}`));
+}"""
+"""Draw a ring of as many members, and return which of its nodes and texts lie on each other."""
 
 
 @pytest.fixture
@@ -33,6 +49,23 @@ def test_phone_shows_each_screen_without_scrolling_sideways(node: ProcessCluster
         assert phone.tab.evaluate("document.documentElement.scrollWidth") <= PHONE[0], screen
     phone.open_key(node.endpoints[0], b"a/" + b"long" * 60)
     assert phone.tab.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+def test_ring_covers_neither_nodes_nor_round_trips(size: Size, node: ProcessCluster, browser: Browser) -> None:
+    """Whichever of the members leads: a text on a link needs room between them."""
+    page = browser.page(size)
+    page.open(node.endpoints[0])
+    page.sees("All is well")
+    covered = {
+        (count, leader): found
+        for count in (1, 2, 3, 4, 5)
+        for leader in range(count)
+        if (found := page.tab.evaluate(COVERED_IN_RING, [count, leader]))
+    }
+    page.close()
+    assert covered == {}
+    assert page.faults == []
 
 
 def test_keyboard_alone_reads_and_edits_a_key(node: ProcessCluster, page: Page) -> None:
@@ -80,13 +113,7 @@ def test_controls_have_names_for_screen_readers(node: ProcessCluster, page: Page
     for screen in (*SCREENS, "key?k=YQ"):
         page.open(node.endpoints[0], screen)
         page.tab.wait_for_timeout(500)
-        nameless = page.tab.evaluate(
-            """() => [...document.querySelectorAll('button, a, input, select, textarea, meter, [role]')]
-            .filter(one => !one.hidden && !['status', 'alert', 'presentation'].includes(one.getAttribute('role')))
-            .filter(one => !(one.getAttribute('aria-label') || one.textContent.trim() || one.labels?.length))
-            .map(one => one.outerHTML)"""
-        )
-        assert nameless == [], screen
+        assert page.nameless() == [], screen
     assert page.tab.evaluate("document.documentElement.lang") == "en"
 
 

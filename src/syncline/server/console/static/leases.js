@@ -18,7 +18,7 @@ export function leasesScreen(main, parameters) {
   const end = new AbortController();
   const wanted = parameters.get("id") ?? "";
   const note = h("div", { role: "status" });
-    const leases = h("section", { class: "card", "aria-label": "Leases" });
+  const leases = h("section", { class: "card", "aria-label": "Leases" });
   const places = h("div", { class: "stack" });
   put(main, h("div", { class: "head" }, h("h1", {}, "Leases and locks")), note, h("div", { class: "stack" }, places, leases));
   const view = { after: [""], details: new Map() };
