@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.browser.console import Page
+from tests.browser.console import ONE_LINK_CUT, PHONE, Browser, Page
 from tests.helpers.ports import free_block
 
 EXIT_S = 30.0
@@ -67,7 +67,7 @@ def test_learn_cuts_the_leader_off_and_connects_it_again(address: str, page: Pag
     row.get_by_text("cut off", exact=True).wait_for()
     page.tab.locator(f".ring .node.leader:not([aria-label^='{name}, '])").wait_for()
     page.tab.locator(f".ring [aria-label^='{name}, follower'], .ring [aria-label^='{name}, candidate']").wait_for()
-    page.tab.locator(".ring .link.cut").wait_for()
+    page.tab.wait_for_function(ONE_LINK_CUT)
     page.tab.get_by_role("link", name="Cluster").click()
     page.sees(f"{name} is cut off from the other nodes")
     urls = urls_of_nodes(address)
@@ -83,6 +83,48 @@ def test_learn_cuts_the_leader_off_and_connects_it_again(address: str, page: Pag
     page.tab.locator(f".ring [aria-label^='{name}, follower']").wait_for()
     with urllib.request.urlopen(f"{urls[name]}/key/learn?timeout=20s") as read:
         assert read.read() == b"kept"
+
+
+def test_learn_shows_what_another_page_has_cut_off(address: str, page: Page) -> None:
+    """Two pages of one lab: an order of one is seen on the other, which has ordered nothing."""
+    page.tab.goto(address)
+    row = page.tab.locator(".row", has=page.tab.get_by_text("n3", exact=True))
+    row.get_by_role("button", name="Cut off").wait_for()
+    order(address, "cut", "n3")
+    row.get_by_text("cut off", exact=True).wait_for()
+    row.get_by_role("button", name="Connect").wait_for()
+    order(address, "connect", "n3")
+    row.get_by_role("button", name="Cut off").wait_for()
+    assert row.get_by_text("cut off", exact=True).count() == 0
+
+
+def test_learn_on_a_phone_by_the_keyboard_has_names_and_fits(address: str, browser: Browser) -> None:
+    phone = browser.page(PHONE)
+    phone.tab.goto(address)
+    phone.tab.get_by_role("link", name="Cluster").click()
+    phone.tab.locator("main.cluster").wait_for()
+    phone.tab.keyboard.press("g")
+    phone.tab.keyboard.press("t")
+    phone.tab.get_by_role("button", name=re.compile("Cut off the leader, ")).wait_for()
+    assert phone.nameless() == []
+    assert phone.tab.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+    phone.close()
+    assert phone.faults == []
+
+
+def order(address: str, action: str, node: str) -> None:
+    """Give an order as another page does."""
+    token = address.partition("#lab=")[2]
+    headers = {"Authorization": f"Bearer {token}"}
+    request = urllib.request.Request(f"{door_of(address)}/lab/{action}/{node}", method="POST", headers=headers)
+    urllib.request.urlopen(request).close()
+
+
+def door_of(address: str) -> str:
+    """The URL at which `up` takes orders."""
+    with urllib.request.urlopen(address.partition("#")[0].replace("/console/", "/console-settings")) as settings:
+        door: str = json.load(settings)["lab"]
+        return door
 
 
 def urls_of_nodes(address: str) -> dict[str, str]:
@@ -101,8 +143,7 @@ def test_learn_is_not_there_without_the_token(address: str, page: Page) -> None:
 
 
 def test_learn_door_refuses_a_wrong_token(address: str) -> None:
-    with urllib.request.urlopen(address.partition("#")[0].replace("/console/", "/console-settings")) as settings:
-        door = json.load(settings)["lab"]
+    door = door_of(address)
     for token in ("", "x", "Bearer x"):
         request = urllib.request.Request(f"{door}/lab/kill/n1", method="POST", headers={"Authorization": token})
         with pytest.raises(urllib.error.HTTPError) as caught:

@@ -9,6 +9,7 @@ import { ring } from "./ring.js";
 import { clock, timeLine } from "./timeline.js";
 
 const LOOK_MS = 300;
+const LAB_EVERY = 4; // looks
 const WRITES_PER_BATCH = 10;
 const BATCH_MS = 100;
 const PREFIX = "learn/";
@@ -43,10 +44,16 @@ export function learnScreen(main) {
   cluster.addEventListener("change", draw);
   timeLine.addEventListener("change", drawEvents);
   const quick = async () => {
-    await lab.look().then(draw, tell);
-    while (!end.signal.aborted) {
-      await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
-      if (!document.hidden && !end.signal.aborted) await cluster.look();
+    let told = false; // that `up` does not answer: once, until it answers again
+    const failed = (error) => {
+      if (!told) tell(error);
+      told = true;
+    };
+    for (let looks = 0; !end.signal.aborted; looks += 1) {
+      if (looks % LAB_EVERY === 0) await lab.look().then(() => (told = false), failed);
+      if (!end.signal.aborted) await cluster.look();
+      do await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+      while (document.hidden && !end.signal.aborted);
     }
   };
   draw();
@@ -88,7 +95,7 @@ function nodeOrders(one) {
   const cut = up && lab.cut.has(one.name);
   return h(
     "div", { class: "row wrap between" },
-    h("span", {}, h("strong", {}, one.name), " ", h("span", { class: `badge ${one.leads ? "lead" : ""}` }, one.leads ? "leader" : up ? one.status.role : "no answer"), cut && h("span", { class: "badge" }, "cut off")),
+    h("span", {}, h("strong", {}, one.name), " ", h("span", { class: `badge ${one.leads ? "lead" : ""}` }, one.leads ? "leader" : up ? one.status.role : "no answer"), cut && [" ", h("span", { class: "badge" }, "cut off")]),
     h("div", { class: "row wrap" }, up ? [button("Kill", "kill", one.name), button("Pause", "pause", one.name), cut ? button("Connect", "connect", one.name) : button("Cut off", "cut", one.name)] : [button("Start", "start", one.name), button("Go on", "resume", one.name)]),
   );
 }
