@@ -15,7 +15,7 @@ from syncline.client import Client, PutOp
 from syncline.testing.process_cluster import ProcessCluster
 from tests.browser.beside import running_nodes
 from tests.browser.chromium import MISSING, find_chromium
-from tests.browser.console import PHONE, Browser, Page, open_browser
+from tests.browser.console import ONE_LINK_CUT, PHONE, Browser, Page, open_browser
 from tests.helpers.ports import free_block
 
 WIDE: Final = (1240, 800)
@@ -27,6 +27,7 @@ SERVICE: Final = {
     "owners": ["ana", "li"],
 }
 PLOTTED_MS: Final = 30_000
+ROUND_TRIPS: Final = "() => document.querySelectorAll('.ring .link text').length === 2"
 
 
 def main(directory: Path) -> int:
@@ -65,7 +66,7 @@ def make_all(browser: Browser, nodes: ProcessCluster, directory: Path) -> None:
     page = browser.page(WIDE)
     page.open(url)
     page.sees("All is well")
-    page.tab.wait_for_function("() => document.querySelectorAll('.ring .link text').length === 2")
+    page.tab.wait_for_function(ROUND_TRIPS)
     write(page, directory / "console-cluster.png")
     page.open_keys(url)
     page.sees("900 keys")
@@ -89,6 +90,7 @@ def make_all(browser: Browser, nodes: ProcessCluster, directory: Path) -> None:
     phone = browser.page(PHONE)
     phone.open(url)
     phone.sees("All is well")
+    phone.tab.wait_for_function(ROUND_TRIPS)
     write(phone, directory / "console-phone.png")
     for other in {0, 1, 2} - {own}:
         nodes.kill(other)
@@ -100,7 +102,7 @@ def make_all(browser: Browser, nodes: ProcessCluster, directory: Path) -> None:
 
 
 def learn(browser: Browser, data: Path, directory: Path) -> None:
-    """The page of trials, after the leader was killed while the page writes."""
+    """The page of trials, after the leader was cut off while the page writes."""
     command = [*(sys.executable, "-m", "syncline", "up", "--json"), "--data-dir", str(data)]
     command += ["--port", str(free_block(103))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -110,17 +112,19 @@ def learn(browser: Browser, data: Path, directory: Path) -> None:
         page.tab.goto(ready["console"])
         page.press("Write 100 keys a second")
         page.tab.wait_for_timeout(3000)
-        own = page.tab.get_by_role("button", name=re.compile("Kill the leader, "))
-        if own.inner_text().endswith("n1"):  # the page's own node: another one shall be killed
+        own = page.tab.get_by_role("button", name=re.compile("Cut off the leader, "))
+        if own.inner_text().endswith("n1"):  # the page's own node: another one shall be cut off
             page.tab.goto(f"{ready['console'].partition('/console/')[0]}/console/#/cluster")
             page.press("Transfer the leadership")
             page.confirm("Transfer")
             page.tab.get_by_role("link", name="Learn").click()
             page.press("Write 100 keys a second")
             page.tab.wait_for_timeout(3000)
+        name = own.inner_text()[-2:]
         own.click()
-        page.tab.locator(".ring .no-answer").wait_for()
-        page.tab.locator(".ring .node.leader").wait_for()
+        page.button("Connect").wait_for()
+        page.tab.locator(f".ring .node.leader:not([aria-label^='{name}, '])").wait_for()
+        page.tab.wait_for_function(ONE_LINK_CUT)
         page.tab.wait_for_timeout(3000)
         write(page, directory / "console-learn.png")
         page.close()
