@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from syncline.cli.announced import for_member
-from syncline.cli.common import Context
+from syncline.cli.asking import ask
+from syncline.cli.common import Context, make_client
 from syncline.cli.credentials import Credential
+from syncline.errors import OperationError, Unreachable
 from tests.helpers.command import Ran, environment, syncline
 from tests.helpers.http_server import HttpDouble, HttpRequest, KeyDouble, Reply, error_reply, in_thread, json_reply
 from tests.unit.test_cli_cluster import member, status
@@ -118,6 +122,8 @@ def _rows(ran: Ran) -> dict[str, dict[str, object]]:
         ("http://a:8080", "https://a:8443", False, True),
         ("http://a:8080", "http://a.example:8080", False, False),
         ("http://a:8080/base", "http://a:8080", False, True),
+        ("https://a:8080", "HTTP://a:8080", True, False),
+        ("http://[::1]:8080", "http://[0::1]:8080", False, False),
     ],
 )
 def test_credential_is_sent_to_named_hosts_and_known_certificates(
@@ -135,3 +141,39 @@ def test_credential_is_sent_to_named_hosts_and_known_certificates(
     own = for_member(context, url)
     assert own.endpoints == url
     assert (own.credential.token == TOKEN) is sent
+
+
+async def test_credential_is_never_sent_in_the_clear_to_an_address_of_https() -> None:
+    """`HTTPS://` was trusted for its scheme, and asked without TLS."""
+    seen: list[bytes] = []
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await reader.read(1000))
+        writer.close()
+
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    context = Context(
+        endpoints=f"https://127.0.0.1:{port}",
+        endpoints_given=True,
+        timeout_s=None,
+        as_json=False,
+        ca_file=None,
+        credential=Credential(token=TOKEN),
+    )
+    async with server:
+        for scheme in ("HTTPS", "Https"):
+            url = f"{scheme}://127.0.0.1:{port}"
+            with pytest.raises(Unreachable):
+                await ask(context, url, "/version")
+            async with make_client(msgspec.structs.replace(context, endpoints=url)) as client:
+                with pytest.raises(OperationError):
+                    await client.status(timeout=0.2)
+    assert len(seen) >= 2
+    assert {data[:1] for data in seen} == {b"\x16"}, "a TLS handshake each time"
+
+
+async def test_announced_address_that_is_no_url_is_told_as_unreachable() -> None:
+    context = Context(endpoints="a:8080", endpoints_given=True, timeout_s=None, as_json=False, ca_file=None)
+    with pytest.raises(Unreachable, match="the scheme must be http or https"):
+        await ask(context, "file://a", "/version")

@@ -17,6 +17,7 @@ from tests.helpers.http_server import LoopNetwork
         ("localhost:8080", "http://localhost:8080"),
         ("https://[::1]:8443", "https://[::1]:8443"),
         ("http://proxy/syncline", "http://proxy/syncline"),
+        ("HTTPS://A:8443/Base", "https://A:8443/Base"),
     ],
 )
 def test_an_endpoint_is_brought_into_its_plain_form(text: str, url: str) -> None:

@@ -10,9 +10,9 @@ from syncline.cli.announced import for_member
 from syncline.cli.common import Context
 from syncline.client.connection import BadAnswer, ClientResponse, ConnectionLost
 from syncline.client.credentials import authorization
-from syncline.client.endpoints import ConnectFailed, Endpoint
+from syncline.client.endpoints import ConnectFailed, Endpoint, parse_endpoint
 from syncline.client.tls import trusting_context
-from syncline.errors import Unreachable
+from syncline.errors import ConfigError, Unreachable
 from syncline.platform.network import TcpNetwork
 from syncline.platform.tls import TlsContext, new_context
 from syncline.version import __version__
@@ -44,6 +44,10 @@ async def ask(context: Context, url: str, path: str, *, timeout_s: float = ASK_T
 
     An address that must not see the credential is asked without it (`announced.py`).
     """
+    try:
+        url = parse_endpoint(url)  # a member announces what it likes
+    except ConfigError as error:
+        raise Unreachable(str(error)) from error
     tls: TlsContext | None = None
     if url.startswith("https://"):
         tls = new_context(client_tls(context), server_side=False)

@@ -256,7 +256,7 @@ def parse_endpoint(text: str) -> str:
         raise ConfigError("an endpoint holds no user and no password, since URLs are logged: give them apart")
     if not parts.hostname or port == 0 or not plain or parts.query or parts.fragment or parts.username is not None:
         raise ConfigError(f"endpoint {text!r} is not usable: it should look like http://host:port")
-    return url
+    return parts.scheme + url[len(parts.scheme) :]  # in lower case: others look for `https://`
 
 
 def _reason(error: OSError, host: str) -> str:
