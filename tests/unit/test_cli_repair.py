@@ -17,7 +17,7 @@ from syncline.node.known_members import known_members
 from syncline.platform.disk import OsDisk
 from syncline.storage.datadir import DataDir, Identity
 from syncline.storage.wal.writer import Wal, WalWrite
-from tests.helpers.command import Ran, syncline
+from tests.helpers.command import Ran, environment, syncline
 from tests.helpers.http_server import HttpDouble, KeyDouble, error_reply, in_thread, json_reply, refused_url
 
 CLUSTER, OLD = 0xC1, 1
@@ -279,3 +279,26 @@ def test_members_are_known_from_before_and_behind_the_damage(tmp_path: Path) -> 
     members = (MemberRecord(OLD, "a", "a:7100", "http://a"), MemberRecord(2, "b", "b:7100", "http://b"))
     assert known_members(OsDisk(), directory(tmp_path / "a", members)) == {member.id: member for member in members}
     assert known_members(OsDisk(), str(tmp_path / "nothing")) == {}
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_repair_shows_the_credential_to_no_address_that_is_only_announced(tmp_path: Path, named: bool) -> None:
+    """It went to each member of which another one told, and so did the changes."""
+    (tmp_path / "token").write_text("syncline_" + "Zm9vYmFy_-0123456789" * 2 + "abc")
+    (tmp_path / "token").chmod(0o600)
+    with cluster() as (nodes, doubles, members), environment({"SYNCLINE_TOKEN_FILE": str(tmp_path / "token")}):
+        answer_changes(nodes)
+        announced = doubles[1].url.replace("127.0.0.1", "localhost")
+        for node in nodes.values():
+            views = node.status["members"]
+            assert isinstance(views, list)
+            views[2]["http"] = announced
+        nodes["c"].status["http"] = announced
+        path = directory(tmp_path / "a", members[:2])
+        ran = repair(path, "--yes", *(("--endpoints", doubles[0].url) if named else ()))
+        assert ran.status == 0, ran
+        sent = [[request.headers.get("authorization") for request in double.requests] for double in doubles]
+    assert None not in sent[0]
+    assert len(sent[0]) > 2, "the changes"
+    assert sent[1]
+    assert set(sent[1]) == {None}

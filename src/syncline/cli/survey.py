@@ -8,13 +8,13 @@ from typing import Final
 
 import msgspec
 
-from syncline.cli.announced import for_member, withheld
+from syncline.cli.announced import for_member, trusting, withheld
 from syncline.cli.common import Context, make_client
 from syncline.client import AsyncClient, MemberInfo, NodeStatus
 from syncline.client.endpoints import parse_endpoint, parse_endpoints
 from syncline.errors import ConfigError, OperationError, RequestFailed, Unreachable
 
-__all__ = ["MemberRow", "Survey", "survey_cluster", "survey_of"]
+__all__ = ["MemberRow", "Survey", "survey_cluster", "survey_known", "survey_of"]
 
 ASKED_AT_ONCE: Final = 64
 """Members of one cluster that are asked: far more than a cluster has."""
@@ -84,10 +84,19 @@ MakeClient = Callable[[str], AsyncClient]
 
 async def survey_of(context: Context) -> Survey:
     """Survey the cluster of the user's options. Raises as `survey_cluster` does."""
+    return await _survey(context, parse_endpoints(context.endpoints), all_named=context.endpoints_given)
+
+
+async def survey_known(context: Context, endpoints: str, known: Sequence[str]) -> Survey:
+    """Survey the cluster of these endpoints. A data directory knows others: these see the credential as well."""
+    return await _survey(trusting(context, endpoints, known), parse_endpoints(endpoints), all_named=False)
+
+
+async def _survey(context: Context, urls: Sequence[str], *, all_named: bool) -> Survey:
     return await survey_cluster(
-        parse_endpoints(context.endpoints),
+        urls,
         lambda url: make_client(for_member(context, url), timeout_s=STATUS_TIMEOUT_S),
-        all_named=context.endpoints_given,
+        all_named=all_named,
         explain=lambda url, error: withheld(context, url, error),
     )
 

@@ -14,11 +14,12 @@ from typing import Final
 import click
 import msgspec
 
-from syncline.cli.common import Context, client_command, make_client, with_endpoint
+from syncline.cli.announced import asks_members
+from syncline.cli.common import Context, client_command
 from syncline.cli.exits import EXIT_FAILED, EXIT_USAGE, Failure
 from syncline.cli.output import print_json, print_line
-from syncline.cli.survey import Survey, survey_cluster
-from syncline.client.endpoints import MAX_ENDPOINTS, parse_endpoints
+from syncline.cli.survey import Survey, survey_known
+from syncline.client.endpoints import MAX_ENDPOINTS
 from syncline.errors import DirectoryLocked, Unreachable
 from syncline.kv.machine import KvMachine
 from syncline.node.config import Config
@@ -31,8 +32,6 @@ from syncline.storage import new_cluster
 from syncline.storage.datadir import LOCK_NAME, read_identity
 
 __all__ = ["recover"]
-
-STATUS_TIMEOUT_S: Final = 2.0
 
 NO_ADDRESS: Final = "127.0.0.1:1"
 """Nothing listens or dials during a recovery, and the settings of a node need an address."""
@@ -59,6 +58,7 @@ class RecoverDocument(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @click.command("recover", short_help="After a lost quorum, start a new cluster from one node.")
 @client_command
+@asks_members
 @click.option("--data-dir", required=True, type=click.Path(file_okay=False), help="The stopped node's directory.")
 @click.option(
     "--compare", multiple=True, type=click.Path(file_okay=False, exists=True), metavar="DIR",
@@ -140,11 +140,7 @@ async def _check_members(context: Context, path: str, plan: RecoveryReport) -> N
     if not endpoints:
         return
     try:
-        survey = await survey_cluster(
-            parse_endpoints(endpoints),
-            lambda url: make_client(with_endpoint(context, url), timeout_s=STATUS_TIMEOUT_S),
-            all_named=False,
-        )
+        survey = await survey_known(context, endpoints, urls)
     except Unreachable:  # that is what this command is for
         _say(context, "No other member's server answered: make sure that none of them runs.")
         return

@@ -17,11 +17,12 @@ from typing import Final
 import click
 import msgspec
 
+from syncline.cli.announced import asks_members, is_trusted, trusting
 from syncline.cli.common import Context, client_command, make_client, with_endpoint
 from syncline.cli.exits import EXIT_FAILED, EXIT_USAGE, Failure, failure_of
 from syncline.cli.output import print_json, print_line
 from syncline.cli.repair.plan import RepairPlan, RepairTarget, plan_when_settled, refuse_single
-from syncline.cli.survey import Survey, survey_cluster
+from syncline.cli.survey import Survey, survey_known
 from syncline.client import AsyncClient
 from syncline.client.endpoints import MAX_ENDPOINTS, parse_endpoints
 from syncline.errors import DirectoryLocked, OperationError, Outcome, SynclineError
@@ -41,7 +42,6 @@ __all__ = ["repair"]
 SETTLE_TIMEOUT_S: Final = 15.0
 """Time for the cluster to elect a leader if the broken node led, and to notice that it is gone."""
 
-STATUS_TIMEOUT_S: Final = 2.0
 CHANGE_TIMEOUT_S: Final = 30.0
 
 ID_BITS: Final = 62
@@ -67,6 +67,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @click.command("repair", short_help="Replace a node whose data directory is damaged.")
 @client_command
+@asks_members
 @click.option("--data-dir", required=True, type=click.Path(file_okay=False), help="The stopped node's directory.")
 @click.option("--name", default="", help="Name of the node, if the directory does not tell it.")
 @click.option(
@@ -264,14 +265,16 @@ class _Repair:
     # -- the cluster
 
     async def _plan(self, target: RepairTarget, endpoints: str) -> RepairPlan:
-        async def ask() -> Survey:
-            return await survey_cluster(
-                parse_endpoints(endpoints),
-                lambda url: make_client(with_endpoint(self._context, url), timeout_s=STATUS_TIMEOUT_S),
-                all_named=False,
-            )
+        heard = known_members(self._disk, self._path)
+        known = [member.http for member in heard.values() if member.http]
 
-        return await plan_when_settled(ask, target, timeout_s=self._context.timeout_s or SETTLE_TIMEOUT_S)
+        async def ask() -> Survey:
+            return await survey_known(self._context, endpoints, known)
+
+        plan = await plan_when_settled(ask, target, timeout_s=self._context.timeout_s or SETTLE_TIMEOUT_S)
+        own = trusting(self._context, endpoints, known)
+        trusted = tuple(url for url in plan.endpoints if is_trusted(own, url)) or tuple(parse_endpoints(endpoints))
+        return msgspec.structs.replace(plan, endpoints=trusted)  # they get the credential with the changes
 
     def _ask(self, plan: RepairPlan, note: Replacement) -> None:
         role = "a learner that becomes a voter once it has caught up" if note.voter else "a learner, as it was"
