@@ -20,6 +20,7 @@ from syncline.cli.backup.schedule import Retention, abandoned, no_longer_kept
 from syncline.cli.common import Context
 from syncline.platform.disk import OsDisk
 from tests.helpers.command import syncline
+from tests.helpers.http_server import refused_url
 from tests.helpers.site_server import site_in_thread
 from tests.unit.test_backup_places import CLUSTER, names, stop_after
 from tests.unit.test_backups import filled
@@ -111,6 +112,26 @@ def test_upload_that_hangs_does_not_keep_the_command_from_ending(monkeypatch: py
         released.set()
         signal.signal(signal.SIGTERM, handler)
     assert (ran.status, "interrupted" in ran.error()) == (130, True)
+    assert took_s < 15
+
+
+def test_schedule_whose_store_hangs_at_the_first_look_ends_on_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took the signal and waited on for the list of what there is."""
+    released = threading.Event()
+
+    def stuck(_: UrlPlace) -> list[str]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        released.wait(20)
+        return []
+
+    monkeypatch.setattr(UrlPlace, "names", stuck)
+    began_s = time.monotonic()
+    try:
+        ran = syncline("backup", "schedule", "memory://x", endpoints=refused_url())
+        took_s = time.monotonic() - began_s
+    finally:
+        released.set()
+    assert (ran.status, ran.err) == (0, "")
     assert took_s < 15
 
 

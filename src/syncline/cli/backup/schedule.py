@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import re
 import signal
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -23,6 +23,8 @@ from syncline.errors import OperationError
 from syncline.kv.backups import SUM_SUFFIX
 
 __all__ = ["BackupPlan", "Retention", "abandoned", "no_longer_kept", "run_schedule", "save_one"]
+
+Result = TypeVar("Result")
 
 NAME: Final = re.compile(r"(?P<prefix>.+)-(?P<time>\d{8}T\d{6}Z)\.backup")
 PART: Final = re.compile(r"(?P<name>.+\.backup)\.[0-9a-f]+\.part(\.reduced)?")
@@ -164,24 +166,30 @@ async def run_schedule(context: Context, plan: BackupPlan, every_s: float, now: 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    wait_s = await _first_wait_s(context, plan, every_s, now())
+    wait_s = 0.0
+    with contextlib.suppress(asyncio.CancelledError):
+        wait_s = await _until(stop, _first_wait_s(context, plan, every_s, now()))
     while not await _stopped(stop, wait_s):
-        begun_s = loop.time()
-        work = asyncio.ensure_future(save_one(context, plan, now))
-        stopping = asyncio.ensure_future(stop.wait())
-        await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if not work.done():
-            work.cancel()
-        wait_s = max(0.0, every_s - (loop.time() - begun_s))
+        begun_s, failed = loop.time(), False
         try:
             with contextlib.suppress(asyncio.CancelledError):
-                await work
+                await _until(stop, save_one(context, plan, now))
         except RemovalFailure as failure:  # sooner backups would fill the target
             say(failure.line)
         except Failure as failure:
             say(failure.line)
-            wait_s = min(every_s, RETRY_S)
+            failed = True
+        wait_s = min(every_s, RETRY_S) if failed else max(0.0, every_s - (loop.time() - begun_s))
+
+
+async def _until(stop: asyncio.Event, work: Coroutine[object, object, Result]) -> Result:
+    """The result of some work. The signal cancels it: then this raises `CancelledError`."""
+    task, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not task.done():
+        task.cancel()
+    return await task
 
 
 async def _first_wait_s(context: Context, plan: BackupPlan, every_s: float, now: datetime) -> float:
