@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from syncline.kv.watch import WatchLimits
+from syncline.server.etcd.methods import METHODS, READING
 from syncline.server.http.limits import HttpLimits
 from syncline.server.http.request import Request
 from syncline.server.http.response import TEXT, Respond, bare
@@ -390,3 +391,19 @@ class AuthConnection(Wire):
 
     def watch(self, user: str) -> None:
         self.send(f"GET /watch?prefix=a HTTP/1.1\r\nHost: x\r\n{bearer(user)}\r\n\r\n".encode())
+
+
+async def test_reads_of_a_user_at_etcds_interface_count_no_bytes() -> None:
+    """They were refused while the user's writes took all bytes."""
+    assert {*READING} < {*METHODS}
+    first = GuardedEtcdWire(max_user_write_bytes=600)
+    grant(first.backend, writes=[(b"a", None)], reads=[(b"a", None)])
+    token = f"Authorization: {token_of('ann')}"
+    first.backend.hold = True
+    AuthConnection(first).put("ann", bytes(590))
+    before = dict(first.site.gate.user_requests.proposed_bytes)
+    assert before["ann"] > 580
+    first.backend.hold = False
+    status, document = await first.post("kv/range", {"key": b64("a"), "range_end": b64("a" * 50)}, token)
+    assert status != 429, document
+    assert first.site.gate.user_requests.proposed_bytes == before

@@ -17,7 +17,7 @@ import msgspec
 
 from syncline.server.etcd.errors import UNIMPLEMENTED, EtcdError, etcd_error
 from syncline.server.etcd.messages import Message
-from syncline.server.etcd.methods import METHODS, Method
+from syncline.server.etcd.methods import METHODS, READING, Method
 from syncline.server.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -224,6 +224,8 @@ class EtcdFace:
     def _start_counted(self, method: Method, request: Message, caller: EtcdCaller, finished: Finished) -> None:
         """`_start`, within the limit of the user. What a call asks for itself, such as a lock, is not counted."""
         if self._admission is not None and caller.principal is not None:
+            if method.name in READING:
+                caller.request_bytes = 0  # it proposes nothing
             try:
                 finished = self._admission.counted(caller, finished)
             except Exception as error:  # noqa: BLE001 - becomes the answer

@@ -11,10 +11,20 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["METHODS", "WAITING", "Method"]
+__all__ = ["METHODS", "READING", "WAITING", "Method"]
 
 WAITING: Final = frozenset({"/v3lockpb.Lock/Lock", "/v3electionpb.Election/Campaign"})
 """Methods with one answer that wait for other clients: by gRPC as long as their client does."""
+
+READING: Final = frozenset(
+    {
+        *("/etcdserverpb.KV/Range", "/etcdserverpb.Lease/LeaseTimeToLive", "/etcdserverpb.Lease/LeaseLeases"),
+        *("/etcdserverpb.Cluster/MemberList", "/etcdserverpb.Maintenance/Status", "/v3electionpb.Election/Leader"),
+        *("/etcdserverpb.Maintenance/Hash", "/etcdserverpb.Maintenance/HashKV"),
+        *(f"/etcdserverpb.Auth/{name}" for name in ("AuthStatus", "UserGet", "UserList", "RoleGet", "RoleList")),
+    }
+)
+"""Methods with one answer that change nothing."""
 
 
 class Method(msgspec.Struct, frozen=True):
