@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from syncline.cli.up.child import Child
 from syncline.cli.up.cutting import CONNECT_ORDER, CUT_ORDER, CuttableNetwork, check_order_pipe, follow_orders
+from syncline.cli.up.plan import NodePlan
 from syncline.errors import ConfigError
 from syncline.platform.network import TcpNetwork
 from tests.helpers.command import syncline
@@ -156,6 +159,24 @@ async def test_cut_is_ordered_by_the_pipe_of_up() -> None:
             os.close(ours)
             asyncio.get_running_loop().remove_reader(orders)
             os.close(orders)
+
+
+async def test_orders_to_a_node_that_takes_none_do_not_stop_up(tmp_path: Path) -> None:
+    """A node that is paused reads no pipe, and a full one blocked `up` for ever."""
+    child = Child(NodePlan("a", str(tmp_path), http_port=1, peer_port=2, join=False, lost=False))
+    watched, ours = os.pipe()
+    sleeper = (sys.executable, "-c", "import signal; signal.pause()")
+    process = await child.start(sleeper, watched)
+    try:
+        orders = sum(child.cut(off=number % 2 == 0) for number in range(200_000))
+        assert 1000 < orders < 200_000
+        assert child.running
+    finally:
+        process.kill()
+        await child.follow(process)
+        child.close()
+        os.close(watched)
+        os.close(ours)
 
 
 def test_serve_refuses_a_lab_that_is_no_pipe_of_up(tmp_path: Path) -> None:

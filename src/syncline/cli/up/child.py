@@ -72,6 +72,7 @@ class Child:
         self._drained.clear()
         self.close()
         orders, self._orders = os.pipe()
+        os.set_blocking(self._orders, False)
         arguments = [*self.command(), "--log-file", self.plan.log_path]
         arguments += ["--parent-fd", str(watched_fd), "--lab-fd", str(orders)]
         try:
@@ -90,12 +91,12 @@ class Child:
         return self.process
 
     def cut(self, *, off: bool) -> bool:
-        """Cut its process off from the other nodes, or connect it again. False if it has ended."""
+        """Cut its process off from the other nodes, or connect it again. False if it has ended, or takes no orders."""
         if not self.running:
             return False
         try:
             os.write(self._orders, CUT_ORDER if off else CONNECT_ORDER)
-        except BrokenPipeError:  # it ends just now
+        except (BrokenPipeError, BlockingIOError):  # it ends just now; or it is paused, and thousands of orders wait
             return False
         self.cut_off = off
         return True
