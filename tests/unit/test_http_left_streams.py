@@ -123,3 +123,26 @@ async def test_body_that_waits_behind_a_stream_is_not_late() -> None:
     wire.feeds[0].give(None)
     await wire.settle()
     assert [answer.status for answer in wire.answers] == [200, 200, 200]
+
+
+async def test_input_that_waits_behind_a_stream_is_counted() -> None:
+    """Thousands of connections hold 16 KiB each, and more for a moment."""
+    wire = FeedWire()
+    wire.send(get("/feed") + put("/a", b"v"))
+    await wire.settle()
+    before = wire.server.held_bytes
+    ahead = put("/b", bytes(9000))
+    for part in (ahead[:4000], ahead[4000:]):
+        wire.send(part)
+        await wire.settle()
+    wire.connection.check()
+    assert wire.server.held_bytes == before + len(ahead)
+    wire.feeds[0].give(None)
+    await wire.settle()
+    assert [answer.status for answer in wire.answers] == [200, 200, 200]
+    assert wire.server.held_bytes == 0
+    wire.send(get("/feed") + put("/a", b"v") + ahead)
+    await wire.settle()
+    assert wire.server.held_bytes > 9000
+    wire.transport.abort()
+    assert wire.server.held_bytes == 0

@@ -266,6 +266,7 @@ class HttpConnection(asyncio.Protocol):
         self._link.check()
         self._queue.check()
         self._held.check(self._queue)
+        assert self._held.unparsed == len(self._link.unparsed), "input that waits is counted"
         self._output.check()
         if self._queue.unstarted and self._reader.phase != ENDED:  # at the end of the input nothing is read
             paused = self._link.read_paused or self._link.may_read_ahead

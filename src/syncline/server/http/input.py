@@ -75,7 +75,7 @@ class Input:
             if self._linger_left < 0 and link.transport is not None:
                 link.transport.abort()
         elif link.unparsed:  # behind a stream; or a transport delivers what it held when it was paused
-            link.unparsed += data
+            self._keep(link.unparsed + data)
             self._hold_up()
         else:
             self.feed(data)
@@ -108,6 +108,11 @@ class Input:
             self._hold_up()
         output.flush()
 
+    def _keep(self, data: bytes) -> None:
+        """Keep the input that has to wait, and count it."""
+        self._link.unparsed = data
+        self._held.set_unparsed(len(data))
+
     def _hold_up(self) -> None:
         """Read nothing more, as something has to wait; but read a little behind a live stream."""
         link = self._link
@@ -125,7 +130,7 @@ class Input:
             if reader.phase == ENDED:
                 break
             if self._starts > most or self._queue.unstarted or not dispatcher.has_room():
-                self._link.unparsed = bytes(data[start:])
+                self._keep(bytes(data[start:]))
                 break
             reader.feed(data[start : start + SLICE_BYTES])
 
@@ -150,7 +155,8 @@ class Input:
             self._hold_up()
             return
         if link.unparsed:
-            data, link.unparsed = link.unparsed, b""
+            data = link.unparsed
+            self._keep(b"")
             self.feed(data)
         else:
             link.resume_reading()

@@ -356,6 +356,7 @@ class Output:
             return
         self._reader.phase = ENDED
         link.unparsed = b""
+        self._held.set_unparsed(0)
         if link.stage < REFUSED or not transport.can_write_eof():
             transport.close()  # what is buffered is still sent
             return

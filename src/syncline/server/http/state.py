@@ -200,13 +200,13 @@ class TotalBytes:
 
 
 class HeldBytes:
-    """Bodies and answers of one connection in memory, by what they are held for.
+    """Bodies, answers and waiting input of one connection in memory, by what they are held for.
 
     Invariants: no part is negative; `running` and `waiting` are the sums over the slots; each change is a change of
     the server's total.
     """
 
-    __slots__ = ("reading", "running", "total", "unsent", "waiting")
+    __slots__ = ("reading", "running", "total", "unparsed", "unsent", "waiting")
 
     def __init__(self, total: TotalBytes) -> None:
         self.total: TotalBytes = total
@@ -218,6 +218,8 @@ class HeldBytes:
         """Of the body that is being read, when it does not come at once."""
         self.unsent: int = 0
         """Of answers in the send buffer, when the client does not read."""
+        self.unparsed: int = 0
+        """Input that has to wait (`Link.unparsed`)."""
 
     def hold(self, slot: Slot, size_bytes: int) -> None:
         """Count a body or an answer of a started request."""
@@ -261,15 +263,21 @@ class HeldBytes:
         self.total.bytes += size_bytes - self.unsent
         self.unsent = size_bytes
 
+    def set_unparsed(self, size_bytes: int) -> None:
+        """Count the input that has to wait, as of now."""
+        self.total.bytes += size_bytes - self.unparsed
+        self.unparsed = size_bytes
+
     def clear(self) -> None:
         """Count nothing any more: the connection is lost."""
-        self.total.bytes -= self.running + self.waiting + self.reading + self.unsent
-        self.running = self.waiting = self.reading = self.unsent = 0
+        self.total.bytes -= self.running + self.waiting + self.reading + self.unsent + self.unparsed
+        self.running = self.waiting = self.reading = self.unsent = self.unparsed = 0
 
     def check(self, queue: SlotQueue) -> None:
         """Assert the invariants, with the slots that the bytes are counted for."""
         waiting = sum(slot.held_bytes for slot in queue.unstarted)
         assert self.waiting == waiting, "of those that wait"
         assert self.running == sum(slot.held_bytes for slot in queue.slots) - waiting, "of the others"
-        assert min(self.reading, self.unsent) >= 0
-        assert self.total.bytes >= self.running + self.waiting + self.reading + self.unsent, "all count together"
+        assert min(self.reading, self.unsent, self.unparsed) >= 0
+        own = self.running + self.waiting + self.reading + self.unsent + self.unparsed
+        assert self.total.bytes >= own, "all count together"
