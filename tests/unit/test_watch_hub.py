@@ -163,6 +163,7 @@ async def test_watch_that_is_not_read_is_cut_off_with_where_to_resume() -> None:
     assert isinstance(slow.error, WatchEnded)
     assert (slow.error.code, slow.error.resume) == ("slow_watcher", 1)
     assert "watch again from revision 1" in str(slow.error)
+    assert node.hub.number_at(b"a") == 1, "it watches no more, though its reader has not left"
     assert slow.read() == []
     assert node.hub.cut_off == 1
     assert len(quick.told) == 5

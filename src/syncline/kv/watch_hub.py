@@ -167,10 +167,16 @@ class WatchHub:
         return watch
 
     def number_at(self, key: bytes) -> int:
-        """How many watches include a key, whatever changes they want, and however far they are."""
+        """How many watches include a key, whatever changes they want, and however far they are.
+
+        One that has ended is none, though its reader may not know yet.
+        """
         if len(self._live) == len(self._watches):
             return len(self._live.at(key))
-        return sum(watch.start_key <= key and (watch.end is None or key < watch.end) for watch in self._watches)
+        return sum(
+            watch.start_key <= key and (watch.end is None or key < watch.end) and watch.phase != ENDED
+            for watch in self._watches
+        )
 
     def changed(self) -> None:
         """Give the watches what is new: the store has changed, or was replaced.
