@@ -104,23 +104,24 @@ async def test_connection_that_can_not_be_written_keeps_no_other_back(
     assert [one.levelname for one in caplog.records if "can't be written" in one.getMessage()] == [level]
 
 
+@pytest.mark.parametrize("call", ["write", "write_eof"])
 async def test_late_client_that_has_reset_its_connection_keeps_no_other_back(
-    slow: Slow, monkeypatch: pytest.MonkeyPatch
+    slow: Slow, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    """The half-close of such a connection fails. The others were not looked at in that sweep."""
+    """The answer or the half-close of such a connection fails. The others were not looked at in that sweep."""
     server = HttpServer(slow, wall_time_s=lambda: 0.0)
     wires = [Wire(server=server) for _ in range(2)]
 
-    def gone() -> None:
+    def gone(*_: bytes) -> None:
         raise OSError(107, "not connected")
 
-    monkeypatch.setattr(wires[0].transport, "write_eof", gone)
+    monkeypatch.setattr(wires[0].transport, call, gone)
     for wire in wires:
         wire.send(b"GET /late")
     for now_s in (1.0, 20.0):
         server.sweep(now_s)
     await wires[1].settle()
-    assert wires[0].transport.aborted
+    assert wires[0].transport.aborted == (call == "write_eof")
     assert [answer.status for answer in wires[1].answers] == [408]
 
 

@@ -244,10 +244,8 @@ class HttpServer:
             output.flush_scheduled = False
             try:
                 output.flush()
-            except OSError as error:  # the client has left at this moment: nothing to tell an operator
-                _log.debug("the answers of one client can't be written: %s", error)
             except Exception as error:  # noqa: BLE001 - one connection's fault must not keep back the others' answers
-                _log.error("the answers of one client can't be written", exc_info=error)
+                _tell_fault(error)
 
     # --- time
 
@@ -256,7 +254,10 @@ class HttpServer:
         self.shared.now_s = now_s
         self._tell_date()
         for connection in tuple(self._connections):
-            connection.sweep(now_s)
+            try:
+                connection.sweep(now_s)
+            except Exception as error:  # noqa: BLE001 - nor their time limits
+                _tell_fault(error)
         relieve(tuple(self._connections), self.held_bytes - PRESSURE * self.shared.limits.max_total_held_bytes)
 
     def _tick(self) -> None:
@@ -269,3 +270,10 @@ class HttpServer:
         self.shared.tail = date + b"\r\n"
         self.shared.tail_close = date + b"Connection: close\r\n\r\n"
         self.shared.tail_http10 = date + b"Connection: keep-alive\r\n\r\n"
+
+
+def _tell_fault(error: Exception) -> None:
+    if isinstance(error, OSError):  # the client has left at this moment: nothing to tell an operator
+        _log.debug("the answers of one client can't be written: %s", error)
+    else:
+        _log.error("the answers of one client can't be written", exc_info=error)
