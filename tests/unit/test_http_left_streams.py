@@ -13,7 +13,7 @@ from syncline.server.http.request import Request
 from syncline.server.http.response import TEXT, Respond, bare
 from syncline.server.http.server import HttpServer
 from syncline.server.http.state import AHEAD_BYTES
-from tests.helpers.http_wire import Feed, get, put
+from tests.helpers.http_wire import FakeTransport, Feed, get, put
 from tests.unit.test_http_streams import FeedWire
 
 NOTICED_S = 0.9
@@ -146,3 +146,24 @@ async def test_input_that_waits_behind_a_stream_is_counted() -> None:
     assert wire.server.held_bytes > 9000
     wire.transport.abort()
     assert wire.server.held_bytes == 0
+
+
+async def test_stream_that_can_not_be_written_keeps_no_other_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The change is told while a command is applied: the watches behind this one had to wait for the next change."""
+    first, second = FeedWire(), FeedWire()
+    second.server = first.server
+    second.connection = first.server.connection()
+    second.transport = FakeTransport(second.connection)
+    second.connection.connection_made(second.transport)
+
+    def gone(_: bytes) -> None:
+        raise OSError(107, "not connected")
+
+    for wire in (first, second):
+        wire.send(get("/feed"))
+        await wire.settle()
+    monkeypatch.setattr(first.transport, "write", gone)
+    for feed in first.feeds:
+        feed.give(b"piece")
+    first.server.write_streams()
+    assert second.received.endswith(b"piece\r\n")

@@ -236,7 +236,15 @@ class HttpServer:
 
     def write_streams(self) -> None:
         """Write at once what live streams have; the other connections are flushed at the end of the turn."""
-        self._to_flush = [output for output in self._to_flush if not output.write_stream()]
+        left: list[FlushedOutput] = []
+        for output in self._to_flush:
+            try:
+                if output.write_stream():
+                    continue
+            except Exception as error:  # noqa: BLE001 - one client's fault must not end what all are told of a change
+                _tell_fault(error)
+            left.append(output)
+        self._to_flush = left
 
     def _flush_all(self) -> None:
         outputs, self._to_flush = self._to_flush, []
