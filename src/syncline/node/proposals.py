@@ -41,6 +41,10 @@ LARGEST_INDEX: Final = 2**63 - 1
 
 NO_QUORUM: Final = "no quorum of the voters is reachable"
 
+LOOK_EACH_S: Final = 2e-6
+"""The time to the next look at all deadlines, for each proposal that waits: a look takes a tenth of it. A hundred
+thousand that wait for a leader end up to 0.2 s late."""
+
 IN_SNAPSHOT: Final = "a snapshot took the place of the log there: it may have been applied"
 
 OVERTAKEN: Final = "it was not taken in its turn, and a later proposal of this node came first"
@@ -249,7 +253,8 @@ class Proposals:
         # once in a time-out.
         waiting = self._waiting.values()
         overdue = [waiter for waiter in waiting if waiter.deadline_s <= now_s]
-        self._soonest_s = min((waiter.deadline_s for waiter in waiting if waiter.deadline_s > now_s), default=math.inf)
+        soonest_s = min((waiter.deadline_s for waiter in waiting if waiter.deadline_s > now_s), default=math.inf)
+        self._soonest_s = max(soonest_s, now_s + len(waiting) * LOOK_EACH_S)
         for waiter in sorted(overdue, key=_deadline_s):
             if waiter.number not in self._waiting:
                 continue  # the callback of one before it has ended it
