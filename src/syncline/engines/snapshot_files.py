@@ -17,10 +17,20 @@ from syncline.engines.protocol import Engine
 from syncline.engines.replica import LogReplica
 from syncline.engines.stored import open_snapshot
 from syncline.engines.transfer import MachineState, import_into_log, manifest_of
-from syncline.errors import CorruptionError, FormatVersionError, NothingToSnapshot, Outcome, Unreachable
+from syncline.errors import (
+    CorruptionError,
+    DeadlineExceeded,
+    FormatVersionError,
+    NothingToSnapshot,
+    Outcome,
+    StorageError,
+    SynclineError,
+    Unreachable,
+)
 from syncline.node.member_registry import RegistryState
 from syncline.node.raft import Raft
 from syncline.node.stats import SnapshotInfo
+from syncline.platform.once import start_once
 from syncline.platform.world import World
 from syncline.sessions.snapshot import SECTION_FORMAT, write_section
 from syncline.sessions.table import SessionTable
@@ -36,7 +46,7 @@ from syncline.storage.snapshots.file import (
 __all__ = ["LEAST_S", "NewestSnapshot", "begin_log", "take_newest"]
 
 ATTEMPTS: Final = 3
-"""A snapshot that was under way at the call may lack the last entries: so it is followed by another one."""
+"""A snapshot that was under way at the call may lack the last entries. Then another one is taken."""
 
 LEAST_S: Final = 0.1
 """Of the time of a call, for its last step."""
@@ -57,6 +67,7 @@ async def take_newest(engine: Engine[object], *, stale: bool, timeout_s: float) 
 
     Raises:
         OperationError, StorageError: as `read` and `snapshot` of the engine do.
+        StorageError: also if none of `ATTEMPTS` snapshots holds all of it.
         NothingToSnapshot: nothing was ever applied.
     """
     loop = asyncio.get_running_loop()
@@ -65,19 +76,25 @@ async def take_newest(engine: Engine[object], *, stale: bool, timeout_s: float) 
         await engine.read(_nothing, timeout=timeout_s)
     needed = engine.stats().applied
     for _ in range(ATTEMPTS):
-        try:
-            taken = await engine.snapshot(timeout=max(LEAST_S, end_s - loop.time()))
-        except NothingToSnapshot:
-            break
-        if taken.index >= needed:
-            break
+        # One that was under way may be joined: it may lack the last entries, or end because another node has taken one.
+        with contextlib.suppress(NothingToSnapshot):
+            await engine.snapshot(timeout=max(LEAST_S, end_s - loop.time()))
+        newest = await _newest(engine, max(LEAST_S, end_s - loop.time()))
+        if newest is None and not needed:
+            raise NothingToSnapshot("there is no snapshot, and nothing was applied")
+        if newest is not None and newest.manifest.index >= needed:
+            return newest
+    raise StorageError(f"no snapshot holds the entries up to {needed} after {ATTEMPTS} attempts: try again")
+
+
+async def _newest(engine: Engine[object], timeout_s: float) -> NewestSnapshot | None:
     if isinstance(engine, LogReplica):
-        return await _stored(engine)
+        return await _stored(engine, timeout_s)
     assert isinstance(engine, Raft), "there are no others"
     store = cast("Raft[object]", engine)._driver.parts.snapshots
     manifest = store.newest()
     if manifest is None:
-        raise NothingToSnapshot("the node has no snapshot, and nothing was applied")
+        return None
 
     def pieces() -> Generator[bytes, None, None]:
         with store.read(manifest) as reader:
@@ -92,16 +109,27 @@ def _nothing() -> None:
     return None
 
 
-async def _stored(engine: LogReplica[object]) -> NewestSnapshot:
+async def _stored(engine: LogReplica[object], timeout_s: float) -> NewestSnapshot | None:
     """The snapshot in the backend, in the form that Raft's has."""
     backend = engine._driver.backend
     try:
-        stored = await backend.snapshot()
+        async with asyncio.timeout(timeout_s):
+            stored = await backend.snapshot()
+            if stored is None:
+                return None
+            # Beside the event loop: it may have hundreds of megabytes, and is hashed twice.
+            body = stored.body
+            return await asyncio.wrap_future(start_once("syncline-snapshot", lambda: _as_file(body, backend.name)))
     except BackendLost as error:
         raise Unreachable(f"the snapshot could not be read: {error}", outcome=Outcome.NOT_APPLIED) from error
-    if stored is None:
-        raise NothingToSnapshot("the log has no snapshot, and nothing was applied")
-    state, source = open_snapshot(stored.body, backend.name)
+    except TimeoutError as error:
+        if isinstance(error, SynclineError):
+            raise
+        raise DeadlineExceeded(f"{backend.name}: the snapshot was not read in time") from None
+
+
+def _as_file(body: bytes, where: str) -> NewestSnapshot:
+    state, source = open_snapshot(body, where)
     data = source.read()
     manifest = msgspec.structs.replace(manifest_of(data, state.index, state.time_s), cluster_id=state.log_id)
 
