@@ -250,6 +250,23 @@ def test_store_close_on_an_engine_ends_what_waits() -> None:
     run_stores(scenario)
 
 
+async def test_store_whose_node_was_closed_by_the_program_closes(tmp_path: Path) -> None:
+    """Its calls end with `Closed`, and its own tasks end with it."""
+    async with one_store(tmp_path) as on_raft, Store.open("memory:closed") as on_log:
+        before = asyncio.all_tasks()
+        for store in (on_raft, on_log):
+            lease = await store.grant_lease(60)
+            await store.replica.close()
+            for call in (store.get("a"), store.put("a", "1"), store.keep_alive([lease.id])):
+                with pytest.raises(Closed):
+                    await call
+            await store.close()
+            await store.close()
+            with pytest.raises(UsageError, match="closed"):
+                await store.get("a")
+        assert asyncio.all_tasks() < before
+
+
 def test_store_on_an_engine_that_stopped_itself_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(stores: EngineStores) -> None:
         one = await stores.open()

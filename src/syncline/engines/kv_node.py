@@ -16,7 +16,7 @@ from typing import Final, cast
 import msgspec
 
 from syncline.engines.replica import LogReplica
-from syncline.errors import SynclineError
+from syncline.errors import Closed, SynclineError
 from syncline.kv.compactor import DEFAULT_HISTORY_BYTES, DEFAULT_HISTORY_REVISIONS, Compactor
 from syncline.kv.lease_caller import LeaseCaller
 from syncline.kv.limits import MAX_LEASE_ID
@@ -52,7 +52,7 @@ class LogKvNode:
         """Release the node."""
         await self.lease_calls.close()
         self._failed.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
+        with contextlib.suppress(asyncio.CancelledError, Closed):  # the program may have closed the node before
             await self._failed
 
     @property
@@ -75,7 +75,9 @@ class LogKvNode:
 
     @property
     def failure(self) -> BaseException | None:
-        return self._failed.result() if self._failed.done() and not self._failed.cancelled() else None
+        if not self._failed.done() or self._failed.cancelled():
+            return None
+        return self._failed.exception() or self._failed.result()
 
     def leader(self) -> object | None:
         """The backend, while it is reached."""

@@ -56,7 +56,7 @@ class KvNode:
             waiting.cancel()
         await self.lease_calls.close()
         self._failed.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
+        with contextlib.suppress(asyncio.CancelledError, Closed):  # the program may have closed the node before
             await self._failed
 
     @property
@@ -77,7 +77,9 @@ class KvNode:
 
     @property
     def failure(self) -> BaseException | None:
-        return self._failed.result() if self._failed.done() and not self._failed.cancelled() else None
+        if not self._failed.done() or self._failed.cancelled():
+            return None
+        return self._failed.exception() or self._failed.result()
 
     def leader(self) -> object | None:
         return self._raft.leader
