@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pytest
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
@@ -20,7 +21,15 @@ from syncline import Config, OnceKey, Raft, Store
 from syncline.contrib.fsspec import list_snapshots, restore_snapshot, save_snapshot
 from syncline.engines import memory
 from syncline.engines.memory import MemoryLog
-from syncline.errors import ConfigError, CorruptionError, DeadlineExceeded, OperationError, Outcome, StorageError
+from syncline.errors import (
+    ConfigError,
+    CorruptionError,
+    DeadlineExceeded,
+    NothingToSnapshot,
+    OperationError,
+    Outcome,
+    StorageError,
+)
 from tests.helpers.doc_examples import PYTHON
 from tests.helpers.node_cluster import Cluster, Listing, cluster, until
 from tests.helpers.ports import free_block
@@ -137,6 +146,56 @@ async def test_snapshots_above_keep_are_removed(tmp_path: Path, files: dict[str,
         assert len(files) == 4
         with pytest.raises(ConfigError, match="keep is 0"):
             await save_snapshot(raft, URL, keep=0)
+
+
+async def test_snapshots_of_another_cluster_stay_and_are_not_taken_for_newer(tmp_path: Path) -> None:
+    """A cluster that is built anew begins with small indexes: so its snapshots were the oldest ones, and went first."""
+    async with cluster(tmp_path / "old", "a") as nodes:
+        for number in range(40):
+            await (await nodes.leader()).apply(b"%d" % number)
+        old = await save_snapshot(await nodes.leader(), URL, keep=1)
+    async with cluster(tmp_path / "new", "a") as nodes:
+        raft = await nodes.leader()
+        await restore_snapshot(raft, URL)  # of the old cluster: there is no other
+        await raft.apply(b"new")
+        new = await save_snapshot(raft, URL, keep=1)
+        assert new.index < old.index
+        assert set(await list_snapshots(URL)) == {old, new}
+        await raft.apply(b"lost")
+        await restore_snapshot(raft, URL)
+        assert nodes.machines["a"].items[-1] == b"new"
+    async with cluster(tmp_path / "third", "a") as nodes:
+        with pytest.raises(ConfigError, match="has snapshots of 2 clusters: name the file of one") as raised:
+            await restore_snapshot(await nodes.leader(), URL)
+        assert old.url in str(raised.value)
+        assert new.url in str(raised.value)
+        with pytest.raises(ConfigError, match="of 2 clusters"):
+            await restore_snapshot("memory:third", URL)
+        await restore_snapshot(await nodes.leader(), new.url)
+        assert nodes.machines["a"].items[-1] == b"new"
+
+
+async def test_snapshot_of_a_node_that_is_behind_stays_beside_newer_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster(tmp_path, "a") as nodes:
+        raft = await nodes.leader()
+        await raft.apply(b"1")
+        behind = await save_snapshot(raft, URL + "/behind")
+        manifest = raft._driver.parts.snapshots.newest()
+        await raft.apply(b"2")
+        newest = await save_snapshot(raft, URL, keep=1)
+        store = raft._driver.parts.snapshots
+
+        async def nothing_new(*, timeout: float) -> None:
+            raise NothingToSnapshot(f"for {timeout} s")
+
+        monkeypatch.setattr(raft, "snapshot", nothing_new)
+        monkeypatch.setattr(raft, "stats", lambda: msgspec.structs.replace(Raft.stats(raft), applied=1))
+        monkeypatch.setattr(store, "newest", lambda: manifest)
+        saved = await save_snapshot(raft, URL, keep=1, stale=True)
+        assert saved.sha256 == behind.sha256
+        assert await list_snapshots(URL) == [newest, saved]
 
 
 async def test_snapshot_whose_writing_fails_leaves_no_name(

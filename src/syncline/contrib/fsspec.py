@@ -39,8 +39,9 @@ except ModuleNotFoundError as _error:
 
 __all__ = ["SavedSnapshot", "list_snapshots", "restore_snapshot", "save_snapshot"]
 
-NAME: Final = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})-([0-9a-f]{16})\.snap")
-"""Index, term, and the first digits of the file's SHA-256: files of one name have the same bytes."""
+NAME: Final = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})-([0-9a-f]{16})-([0-9a-f]{16})\.snap")
+"""Cluster or log, index, term, and the first digits of the file's SHA-256: files of one name have the same bytes. The
+indexes of two clusters can't be compared: one that was built anew begins with small ones."""
 
 SUM_SUFFIX: Final = ".sha256"
 SUM_LIMIT_BYTES: Final = 4096
@@ -60,6 +61,8 @@ class SavedSnapshot(msgspec.Struct, frozen=True):
     size_bytes: int
     sha256: str
     """Of the file, in hexadecimal; it stands in the file `….sha256` beside it, too, for `sha256sum -c`."""
+    cluster_id: int
+    """Of the cluster of Raft, or of the log of another engine."""
 
 
 async def save_snapshot(
@@ -69,10 +72,10 @@ async def save_snapshot(
 
         saved = await save_snapshot(raft, "s3://bucket/jobs", keep=7)
 
-    `engine` is a `Raft`, or what `syncline.open` gives; of a typed machine its `replica`, of a `Store` its `raft`. The
-    file holds all that was acknowledged before the call; with `stale` all that this node has applied, which needs no
-    quorum. It travels in pieces, on a thread of its own. It is read again at its place, and its SHA-256 is written
-    last: a file without it does not count. `keep`: of the complete ones so many stay, the newest.
+    `engine` is a `Raft`, or what `syncline.open` gives; of a typed machine or a `Store` its `replica`. The file holds
+    all that was acknowledged before the call; with `stale` all that this node has applied, which needs no quorum. It
+    travels in pieces, on a thread of its own. It is read again at its place, and its SHA-256 is written last: a file
+    without it does not count. `keep`: of the complete ones of this cluster so many stay, the newest.
 
     Raises:
         ConfigError: `keep` is below 1, or fsspec can't use the URL.
@@ -98,7 +101,7 @@ async def save_snapshot(
 
 
 async def list_snapshots(url: str) -> list[SavedSnapshot]:
-    """The complete snapshots in the directory `url`, newest first; none if there is no such directory.
+    """The complete snapshots in the directory `url`: of each cluster the newest first; none without such a directory.
 
         for saved in await list_snapshots("s3://bucket/jobs"):
             print(saved.url, saved.index)
@@ -118,12 +121,14 @@ async def restore_snapshot(
         await restore_snapshot(raft, "s3://bucket/jobs")                          # the newest one
         await restore_snapshot("etcd://10.0.0.1:2379/jobs", "s3://bucket/jobs")   # its log is empty
 
-    `url` is the directory, or the file of one snapshot. It is fetched to a temporary file (`TMPDIR`), and has the
-    SHA-256 that was written beside it; else nothing is changed. `trial`, what is lost, and other errors are those of
-    `Raft.restore`. A log of another engine keeps the sessions.
+    `url` is the directory, or the file of one snapshot. Of a directory it is the newest of the cluster `target`, or of
+    the only cluster that has some there. It is fetched to a temporary file (`TMPDIR`), and has the SHA-256 that was
+    written beside it; else nothing is changed. `trial`, what is lost, and other errors are those of `Raft.restore`. A
+    log of another engine keeps the sessions.
 
     Raises:
-        ConfigError: fsspec can't use the URL, or the log of `target` is not empty. Nothing was written.
+        ConfigError: fsspec can't use the URL, the directory has snapshots of several other clusters, or the log of
+            `target` is not empty. Nothing was written.
         StorageError: there is no complete snapshot, or the file system at the URL has failed.
         CorruptionError: the file is damaged.
         DeadlineExceeded: it was not fetched in time (`not_applied`), or as `Raft.restore` says.
@@ -131,10 +136,11 @@ async def restore_snapshot(
     check_timeout(timeout)
     loop = asyncio.get_running_loop()
     end_s = loop.time() + timeout
+    own = None if isinstance(target, str) else target.cluster_id
     with tempfile.TemporaryFile() as file:
         try:
             async with asyncio.timeout(timeout):
-                await _beside(lambda given_up: _fetch(url, file, given_up))
+                await _beside(lambda given_up: _fetch(url, own, file, given_up))
         except TimeoutError as error:
             if isinstance(error, SynclineError):
                 raise
@@ -178,7 +184,8 @@ def _save(
         sha256 = digest.hexdigest()
         _check(place, part, sha256, given_up)
         manifest = newest.manifest
-        name = f"{manifest.index:016x}-{manifest.term:016x}-{sha256[:16]}.snap"
+        cluster = f"{manifest.cluster_id:016x}"
+        name = f"{cluster}-{manifest.index:016x}-{manifest.term:016x}-{sha256[:16]}.snap"
         place.move(part, name)
     except BaseException:
         with contextlib.suppress(StorageError):  # the first error counts
@@ -186,10 +193,12 @@ def _save(
         raise
     place.write_sum(name, sha256)
     if keep is not None:
-        for old in place.complete()[keep:]:
-            place.remove(old + SUM_SUFFIX)  # first: without it the file does not count
-            place.remove(old)
-    return SavedSnapshot(place.url_of(name), manifest.index, manifest.term, size, sha256)
+        own = [held for held in place.complete() if held.startswith(cluster)]
+        for old in own[keep:]:
+            if old != name:  # a node that is behind has saved an older state: its caller is told of this file
+                place.remove(old + SUM_SUFFIX)  # first: without it the file does not count
+                place.remove(old)
+    return SavedSnapshot(place.url_of(name), manifest.index, manifest.term, size, sha256, manifest.cluster_id)
 
 
 def _check(place: _SnapshotDirectory, name: str, sha256: str, given_up: threading.Event) -> None:
@@ -204,16 +213,13 @@ def _check(place: _SnapshotDirectory, name: str, sha256: str, given_up: threadin
         raise CorruptionError(f"{text}, and {sha256} was written", file=shown(place.url_of(name)))
 
 
-def _fetch(url: str, target: IO[bytes], given_up: threading.Event) -> None:
+def _fetch(url: str, own: int | None, target: IO[bytes], given_up: threading.Event) -> None:
     if url.endswith(".snap"):
         directory, name = split_path(url)
         place = _SnapshotDirectory(directory)
     else:
         place = _SnapshotDirectory(url)
-        names = place.complete()
-        if not names:
-            raise StorageError(f"{shown(url)} has no complete snapshot: save one there first (save_snapshot)")
-        name = names[0]
+        name = _newest(place, own)
     sha256 = place.read_sum(name)
     digest = hashlib.sha256()
     with place.reported(name), place.open(name, "rb") as file:
@@ -226,6 +232,21 @@ def _fetch(url: str, target: IO[bytes], given_up: threading.Event) -> None:
         text = f"{where} is damaged: it has the SHA-256 {digest.hexdigest()}, and {sha256} was written: restore another"
         raise CorruptionError(f"{text} one ({shown(place.url)})", file=where)
     target.seek(0)
+
+
+def _newest(place: _SnapshotDirectory, own: int | None) -> str:
+    """The newest snapshot of the cluster `own`, or of the only one that has some there."""
+    newest: dict[str, str] = {}
+    for name in place.complete():
+        newest.setdefault(name.partition("-")[0], name)
+    if own is not None and (found := newest.get(f"{own:016x}")) is not None:
+        return found
+    if not newest:
+        raise StorageError(f"{shown(place.url)} has no complete snapshot: save one there first (save_snapshot)")
+    if len(newest) > 1:
+        urls = ", ".join(shown(place.url_of(name)) for name in newest.values())
+        raise ConfigError(f"{shown(place.url)} has snapshots of {len(newest)} clusters: name the file of one: {urls}")
+    return next(iter(newest.values()))
 
 
 def _check_wanted(given_up: threading.Event) -> None:
@@ -277,7 +298,7 @@ class _SnapshotDirectory:
             self._files.rm_file(f"{self._root}/{name}")
 
     def complete(self) -> list[str]:
-        """The names of all files that have their sum, newest first."""
+        """The names of all files that have their sum: by cluster, and of each one the newest first."""
         with self.reported(""):
             self._files.invalidate_cache()  # others write there, too
             try:
@@ -294,8 +315,8 @@ class _SnapshotDirectory:
             assert parts is not None, "`complete` has no others"
             with self.reported(name):
                 size = self._files.info(f"{self._root}/{name}")["size"]
-            index, term = int(parts[1], 16), int(parts[2], 16)
-            found.append(SavedSnapshot(self.url_of(name), index, term, int(str(size)), self.read_sum(name)))
+            cluster, index, term = (int(parts[at], 16) for at in (1, 2, 3))
+            found.append(SavedSnapshot(self.url_of(name), index, term, int(str(size)), self.read_sum(name), cluster))
         return found
 
     def write_sum(self, name: str, sha256: str) -> None:
