@@ -30,6 +30,7 @@ from syncline.errors import (
     Outcome,
     StorageError,
 )
+from syncline.node.restore_entries import RESTORE_LEVEL
 from tests.helpers.doc_examples import PYTHON
 from tests.helpers.node_cluster import Cluster, Listing, cluster, until
 from tests.helpers.ports import free_block
@@ -67,6 +68,7 @@ async def test_docs_of_fsspec_program_runs(tmp_path: Path, capsys: pytest.Captur
 async def test_snapshot_at_a_url_comes_back_on_all_nodes(tmp_path: Path, files: dict[str, MemoryFile]) -> None:
     async with cluster(tmp_path, election_s=1.0) as nodes:  # a restore ends with the leadership
         leader, follower = await nodes.pair()
+        await until(leader, lambda: leader.level >= RESTORE_LEVEL)  # the entries of that are snapshots' news, too
         await leader.apply(b"one")
         first = await save_snapshot(follower, URL)  # a follower has what was acknowledged
         await leader.apply(b"two")
@@ -130,6 +132,29 @@ async def test_snapshot_goes_from_one_engine_to_another(tmp_path: Path, monkeypa
         assert copy.items == [b"a", b"b"]
 
 
+async def test_snapshot_in_a_new_log_gives_no_fencing_token_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens that were given after the snapshot are lost with the old log. All nodes of the new one give later ones."""
+    shared = {name: MemoryLog(random.Random(name)) for name in ("one", "two")}
+    monkeypatch.setattr(memory, "_shared", KeptLogs(shared))
+    async with Store.open("memory:one") as store:
+        await store.put("a", "1")
+        await save_snapshot(store.replica, URL)
+        async with store.lock("repo") as held:
+            lost = held.token
+    await restore_snapshot("memory:two", URL)
+    async with Store.open("memory:two") as one, Store.open("memory:two") as two:
+        async with two.lock("repo") as held:
+            assert held.token > lost + 1_000_000
+        await one.replica.read_index()
+        assert one._machine.digest() == two._machine.digest()
+        await one.replica.snapshot()
+        async with Store.open("memory:two") as three:  # from a snapshot of the new log
+            assert three._machine.digest() == one._machine.digest()
+            found = await three.get("a")
+            assert found is not None
+            assert found.value == b"1"
+
+
 class KeptLogs(dict[str, MemoryLog]):
     def __delitem__(self, name: str) -> None:
         return
@@ -149,7 +174,7 @@ async def test_snapshots_above_keep_are_removed(tmp_path: Path, files: dict[str,
 
 
 async def test_snapshots_of_another_cluster_stay_and_are_not_taken_for_newer(tmp_path: Path) -> None:
-    """A cluster that is built anew begins with small indexes: so its snapshots were the oldest ones, and went first."""
+    """A new cluster begins with small indexes: its snapshots were taken for the oldest ones, and removed first."""
     async with cluster(tmp_path / "old", "a") as nodes:
         for number in range(40):
             await (await nodes.leader()).apply(b"%d" % number)

@@ -41,7 +41,7 @@ __all__ = ["SavedSnapshot", "list_snapshots", "restore_snapshot", "save_snapshot
 
 NAME: Final = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})-([0-9a-f]{16})-([0-9a-f]{16})\.snap")
 """Cluster or log, index, term, and the first digits of the file's SHA-256: files of one name have the same bytes. The
-indexes of two clusters can't be compared: one that was built anew begins with small ones."""
+indexes of two clusters can't be compared: that of a new cluster begins at 1."""
 
 SUM_SUFFIX: Final = ".sha256"
 SUM_LIMIT_BYTES: Final = 4096

@@ -144,6 +144,8 @@ def _as_file(body: bytes, where: str) -> NewestSnapshot:
 async def begin_log(url: str, file: BinaryIO, *, timeout_s: float) -> SnapshotInfo:
     """Begin the empty log of an engine other than Raft with the state of a snapshot file, sessions included.
 
+    The state may be older than what clients have seen: so numbers of the machine go on as after `Raft.restore`.
+
     Raises:
         ConfigError: the URL can't be used, or the log is not empty.
         CorruptionError, FormatVersionError: the file is no intact snapshot, or a later version's.
@@ -154,7 +156,7 @@ async def begin_log(url: str, file: BinaryIO, *, timeout_s: float) -> SnapshotIn
     backend = make_backend(url, World().rng)
     try:
         async with asyncio.timeout(timeout_s):
-            await import_into_log(backend, state)
+            await import_into_log(backend, state, is_restored=True)
     except (BackendLost, TimeoutError) as error:
         text = f"{backend.name} was not reached to the end: {error}. Start again with an empty log"
         raise Unreachable(text, outcome=Outcome.UNKNOWN) from error

@@ -2,7 +2,8 @@
 
     magic (8) | length (4), then MessagePack: TakenState | the table of sessions | the state machine's data | BLAKE2b-16
 
-The table of sessions has the form that it has in snapshots of Raft (`sessions.snapshot`).
+The table of sessions has the form that it has in snapshots of Raft (`sessions.snapshot`). The magic also says whether
+the log was begun with an older state.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ from syncline.engines.taking import TakenState
 from syncline.errors import NodeFailed, StorageError
 from syncline.node.fsm import FSM, FSMSnapshot
 from syncline.node.machine import check_restored, persist, release, restore_failed
+from syncline.node.renumbering import renumber
 from syncline.sessions.snapshot import read_section
 from syncline.sessions.table import SessionTable
 
 __all__ = ["LoadedSnapshot", "dump_snapshot", "load_snapshot", "open_snapshot"]
 
 MAGIC: Final = b"SYNCENG1"
+RESTORED_MAGIC: Final = b"SYNCENR1"
+"""Of a state that is older than what clients may have seen: see `dump_snapshot`."""
+
 LENGTH_BYTES: Final = 4
 CHECKSUM_BYTES: Final = 16
 
@@ -54,8 +59,10 @@ class _LimitedBytes:
         return None
 
 
-def dump_snapshot(state: TakenState, view: FSMSnapshot, limit: int) -> bytes:
+def dump_snapshot(state: TakenState, view: FSMSnapshot, limit: int, *, is_restored: bool = False) -> bytes:
     """Write a snapshot, and release the view. `view` has the sessions and the machine. Beside the event loop.
+
+    `is_restored`: clients may have seen a newer state. The machines that load it go on with numbers above all of that.
 
     Raises:
         StorageError: it is above the limit.
@@ -64,7 +71,7 @@ def dump_snapshot(state: TakenState, view: FSMSnapshot, limit: int) -> bytes:
     sink = _LimitedBytes(limit)
     try:
         head = msgspec.msgpack.encode(state)
-        sink.write(MAGIC + len(head).to_bytes(LENGTH_BYTES, "big") + head)
+        sink.write((RESTORED_MAGIC if is_restored else MAGIC) + len(head).to_bytes(LENGTH_BYTES, "big") + head)
         persist(view, sink)
     finally:
         release(view)
@@ -81,7 +88,7 @@ def open_snapshot(body: bytes, where: str) -> tuple[TakenState, BinaryIO]:
     if len(body) < len(MAGIC) + LENGTH_BYTES + CHECKSUM_BYTES or _checksum(content) != body[-CHECKSUM_BYTES:]:
         raise NodeFailed(f"{where} is damaged: restore the backend from a backup (docs/engines.md)")
     source = io.BytesIO(content)
-    if source.read(len(MAGIC)) != MAGIC:
+    if source.read(len(MAGIC)) not in (MAGIC, RESTORED_MAGIC):
         raise NodeFailed(f"{where} was written by a later version of Syncline: upgrade")
     try:
         state = _decoder.decode(source.read(int.from_bytes(source.read(LENGTH_BYTES), "big")))
@@ -104,6 +111,8 @@ def load_snapshot(fsm: FSM[object], body: bytes, where: str) -> LoadedSnapshot:
     try:
         answer: object = fsm.restore(source)  # type: ignore[func-returns-value]  # the user's code
         check_restored(answer, source)
+        if body.startswith(RESTORED_MAGIC):
+            renumber(fsm)  # from the loaded numbers alone: so each node has the same ones
     except Exception as error:  # noqa: BLE001 - the user's code; it is raised again with a name
         restore_failed(fsm, state.index, where, error)
     return LoadedSnapshot(state, sessions)

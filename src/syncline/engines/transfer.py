@@ -83,8 +83,10 @@ def _raft(engine: Engine[object]) -> Raft[object]:
     return cast("Raft[object]", engine)
 
 
-async def import_into_log(backend: LogBackend, state: MachineState) -> None:
+async def import_into_log(backend: LogBackend, state: MachineState, *, is_restored: bool = False) -> None:
     """Begin an empty log with a state. Entries go on behind its index, and their time does not fall.
+
+    `is_restored`: clients may have seen a newer state. So revisions and fencing tokens go on far above it.
 
     The log has another id at the end: a node that has it open stops, because its state is not the one of the snapshot.
 
@@ -102,7 +104,8 @@ async def import_into_log(backend: LogBackend, state: MachineState) -> None:
     await _take_all(backend, taker)
     log_id = secrets.randbits(62) + 1
     taken = msgspec.structs.replace(taker.state(state.time_s), index=state.index, log_id=log_id)
-    body = dump_snapshot(taken, BytesSnapshot(state.sessions + state.data), backend.snapshot_bytes)
+    view = BytesSnapshot(state.sessions + state.data)
+    body = dump_snapshot(taken, view, backend.snapshot_bytes, is_restored=is_restored)
     if not await backend.store_snapshot(StoredSnapshot(taken.seen, body)):
         raise _not_empty(backend.name)
     await backend.renew(log_id)

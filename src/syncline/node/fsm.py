@@ -322,8 +322,8 @@ class RenumberingFSM(Protocol):
                 self.restore(source)
             self.newest_token = max(known, self.newest_token) + jump
 
-    An older state can take the place of a newer one: `Raft.restore`, `Raft.recover`. The numbers of the lost state must
-    not come again (docs/recovery.md).
+    An older state can take the place of a newer one: `Raft.restore`, `Raft.recover`, `restore_snapshot` into the log of
+    another engine. The numbers of the lost state must not come again (docs/recovery.md).
     """
 
     def renumber(self, jump: int, source: BinaryIO | None) -> None:
