@@ -7,10 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import pytest
@@ -22,10 +23,10 @@ from apscheduler.triggers.combining import AndTrigger, OrTrigger
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from syncline.client import Client
+from syncline.client import Client, TxnOp
 from syncline.contrib.apscheduler import JobStore
 from syncline.contrib.apscheduler.plain import json_dumps, json_loads
-from syncline.errors import ConfigError
+from syncline.errors import ConfigError, NoSpace
 from syncline.testing.process_cluster import ProcessCluster
 from tests.compat.waiting import until
 
@@ -183,6 +184,65 @@ def test_schedulers_go_on_when_the_leading_node_is_killed(schedulers: Schedulers
     schedulers.wait_for(3)
     schedulers.cluster.restart(leader)
     schedulers.check()
+
+
+def test_scheduler_waits_for_the_answer_to_a_claim(
+    kv: Client, syncline_cluster: ProcessCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The leading node has the claim, and no quorum for longer than the client's timeout. Then it takes effect."""
+    del kv
+    store = JobStore(syncline_cluster.endpoints, timeout=0.3)
+    scheduler = BackgroundScheduler()
+    store.start(scheduler, "default")
+    assert store.get_due_jobs(NOW) == []  # it has the lock now
+    store.add_job(_job(scheduler, "a"))
+    batch = store._kv.batch
+    followers = {*range(len(syncline_cluster.endpoints))} - {syncline_cluster.leader()}
+
+    def resume_all() -> None:
+        for node in followers:
+            syncline_cluster.resume(node)
+
+    def stalled(*arguments: Any, **named: Any) -> object:
+        for node in followers:
+            syncline_cluster.pause(node)
+        resume = threading.Timer(0.6, resume_all)
+        resume.start()
+        try:
+            return batch(*arguments, **named)
+        finally:
+            resume.join()
+
+    monkeypatch.setattr(store._kv, "batch", stalled)
+    assert [job.id for job in store.get_due_jobs(NOW)] == ["a"]
+    monkeypatch.undo()
+    syncline_cluster.wait_ready()
+    until("the claim is written", lambda: _next(store, "a") == NOW + timedelta(hours=1), deadline_s=LIMIT_S)
+    store.shutdown()
+
+
+def test_jobs_that_were_claimed_run_if_another_one_is_refused(
+    kv: Client, syncline_cluster: ProcessCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del kv
+    store = JobStore(syncline_cluster.endpoints)
+    scheduler = BackgroundScheduler()
+    store.start(scheduler, "default")
+    for job_id in ("a", "b"):
+        store.add_job(_job(scheduler, job_id))
+    batch = store._kv.batch
+
+    def refused(writes: list[TxnOp], **named: Any) -> list[object]:
+        return [*batch(writes[:1], **named), *(NoSpace("the store is full") for _ in writes[1:])]
+
+    monkeypatch.setattr(store._kv, "batch", refused)
+    assert len(store.get_due_jobs(NOW)) == 1
+    monkeypatch.setattr(store._kv, "batch", lambda writes, **_: [NoSpace("the store is full") for _ in writes])
+    with pytest.raises(NoSpace):
+        store.get_due_jobs(NOW)
+    monkeypatch.undo()
+    assert len(store.get_due_jobs(NOW)) == 1, "the other one is still due"
+    store.shutdown()
 
 
 def test_schedulers_that_wait_write_nothing(kv: Client, syncline_cluster: ProcessCluster) -> None:

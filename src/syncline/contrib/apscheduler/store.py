@@ -25,6 +25,10 @@ __all__ = ["JobStore"]
 MOST_DUE: Final = 500
 """Jobs that are begun in one round: half of what a batch may hold. The next round follows at once."""
 
+CLAIM_S: Final = 60.0
+"""How long a claim waits for a cluster that does not answer. One that was given up could take effect later: its runs
+would be lost."""
+
 CHANGES: Final = 100
 """Attempts to write a job that other processes change at the same time."""
 
@@ -246,15 +250,19 @@ class JobStore(JobStoreBase):
             TxnOp((held, Compare(self._key(one.id), number=one.revision)), (self._after_run(job, now),))
             for one, job in jobs
         ]
-        results = self._kv.batch(writes, idempotent=True)
+        results = self._kv.batch(writes, idempotent=True, timeout=CLAIM_S)
         taken: list[tuple[StoredJob, Job]] = []
+        refused: list[OperationError] = []
         for result, (one, job), write in zip(results, jobs, writes, strict=True):
             if not isinstance(result, OperationResult):
-                raise result
-            if result.succeeded:
+                refused.append(result)
+                self._logger.error("the job %s can't be claimed: %s", one.id, result)
+            elif result.succeeded:
                 taken.append((one, job))
                 self._begun[one.id] = 0 if isinstance(write.then[0], DeleteOp) else result.revision
         if not taken:
+            if refused:
+                raise refused[0]
             lock.check()
         jobs[:] = taken
         return True
