@@ -161,6 +161,10 @@ def test_worker_keys_add_compare_and_delete(kv: Client) -> None:
     keys = WorkerKeys(kv, "run")
     assert [keys.add("n", 1), keys.add("n", 5), int(keys.get("n"))] == [1, 6, 6]
     assert all(item.lease for item in kv.list("torchrun/").items), "each has an end"
+    kv.touch("torchrun/run/store/n", 60)
+    assert keys.add("n", 0) == 6
+    [item] = kv.list("torchrun/").items
+    assert kv.lease_details(item.lease).ttl_s > 7000, "two hours after the last write"
     assert keys.compare_set("c", "", "first") == b"first"
     assert keys.compare_set("c", "other", "x") == b"first"
     assert keys.compare_set("c", "first", "second") == b"second"
@@ -168,6 +172,19 @@ def test_worker_keys_add_compare_and_delete(kv: Client) -> None:
     assert (keys.check(["n", "c"]), keys.check(["n", "none"]), keys.num_keys()) == (True, False, 2)
     assert (keys.delete_key("n"), keys.delete_key("n")) == (True, False)
     assert WorkerKeys(kv, "other").num_keys() == 0
+
+
+def test_worker_keys_add_to_a_key_that_is_deleted_meanwhile(kv: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys, increment = WorkerKeys(kv, "run"), kv.increment
+
+    def increment_and_delete(key: bytes, by: int) -> int:
+        total = increment(key, by)
+        kv.delete(key)
+        return total
+
+    monkeypatch.setattr(kv, "increment", increment_and_delete)
+    assert keys.add("n", 3) == 3
+    assert keys.num_keys() == 0
 
 
 def test_worker_keys_wait_for_another_worker(kv: Client) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from syncline.client import Client
 from syncline.contrib.connection import client_of
 from syncline.contrib.extras import missing_extra
-from syncline.errors import ConfigError, CorruptionError, OperationError
+from syncline.errors import ConfigError, CorruptionError, OperationError, Rejected
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousParameters
@@ -124,8 +124,11 @@ class WorkerKeys:
         """Add to a number; the sum. It counts once, also if it is sent again."""
         full = self._full(key)
         total = self._kv.increment(full, amount)
-        if total == amount:  # it is new
-            self._kv.touch(full, STATE_S)
+        try:
+            self._kv.touch(full, STATE_S)  # an increment leaves the time to live as it is
+        except Rejected as error:
+            if error.code != "not_found":  # deleted by another worker
+                raise
         return total
 
     def compare_set(self, key: str | bytes, expected: str | bytes, desired: str | bytes) -> bytes:
