@@ -26,6 +26,7 @@ from syncline.errors import (
 )
 from syncline.kv.commands import Put, encode_command
 from syncline.kv.machine import CommandResult, KvMachine
+from syncline.machines import ReplicatedDict
 from syncline.node.fsm import Entry
 from tests.helpers.engine_stores import EngineStores, run_stores
 from tests.helpers.node_cluster import Listing
@@ -352,6 +353,23 @@ async def test_store_open_refuses_what_is_no_engine(url: str) -> None:
     with pytest.raises(ConfigError):
         await Store.open(url)
     with pytest.raises(SynclineError):
+        await Store.join(url, _never)
+
+
+@pytest.mark.parametrize("url", ["http://me:secret@h/db", "ETCD://me:secret@h/jobs", "postgre://me:secret@h/db"])
+async def test_store_open_says_which_urls_there_are(url: str) -> None:
+    """An error shows no password."""
+    for opening in (Store.open, ReplicatedDict.open):
+        with pytest.raises(
+            ConfigError, match=r"://…' is no URL of an engine: write raft:cluster\.toml, etcd://"
+        ) as raised:
+            await opening(url)
+        assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("url", ["memory:a", "etcd://h/jobs", "postgresql://h/db?log=jobs"])
+async def test_store_join_on_another_engine_says_what_to_use(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"has no members that it could join: use `Store\.open\(url\)`"):
         await Store.join(url, _never)
 
 

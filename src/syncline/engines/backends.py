@@ -40,7 +40,8 @@ def make_backend(url: str, rng: random.Random) -> LogBackend:
     why = REFUSED.get(scheme)
     if why is not None:
         raise ConfigError(f"{scheme} is no engine: {why} (docs/engines.md). Use {FORMS}")
-    raise ConfigError(f"{url!r} is no URL of an engine: write {FORMS}")
+    shown = f"'{scheme}://…'" if "://" in url else repr(url)  # the rest may have a password
+    raise ConfigError(f"{shown} is no URL of an engine: write {FORMS}")
 
 
 def _etcd(url: EtcdUrl) -> LogBackend:

@@ -32,6 +32,7 @@ POSTGRES: Final = ("postgresql://", "postgres://")
 FORMS: Final = "raft:cluster.toml, etcd://HOST:PORT,HOST:PORT/LOG, postgresql://USER@HOST/DATABASE?log=LOG, or memory:"
 
 ETCD_PORT: Final = 2379
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _LOG_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 
@@ -74,10 +75,8 @@ class PostgresUrl(msgspec.Struct, frozen=True):
 
 
 def is_url(text: object) -> bool:
-    """Whether this is the URL of an engine, and not the path of a file."""
-    return isinstance(text, str) and (
-        text.startswith((RAFT, MEMORY, *ETCD, *POSTGRES)) or text.partition("://")[0] in REFUSED
-    )
+    """Whether this is a URL, of an engine or of something else, and not the path of a file."""
+    return isinstance(text, str) and (text.startswith((RAFT, MEMORY)) or _SCHEME.match(text) is not None)
 
 
 def raft_file(url: str) -> str:

@@ -177,6 +177,8 @@ def join_opening(
     config: StoreConfig, ask: Ask, arguments: StoreArguments, world: World
 ) -> tuple[Opening, KvMachine, StoreSettings]:
     """`begin_opening` for a node that joins a cluster of Raft."""
+    if _is_log(config):
+        raise ConfigError("a store on this engine has no members that it could join: use `Store.open(url)`")
     raft = _raft_config(config)
     settings = _checked_settings(arguments, raft)
     machine = _machine(settings)
