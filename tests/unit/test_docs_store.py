@@ -26,7 +26,7 @@ ENGINES: Final = (DOCS / "engines.md").read_text()
 EXAMPLES: Final = (
     "put", "get", "touch", "grant_lease", "keep_alive", "lease_details", "leases", "hold_lease", "revoke_lease",
     "lease", "list", "scan", "count", "txn", "batch", "increment", "get_many", "put_many", "update", "put_json",
-    "get_json", "transaction", "delete", "watch", "compact", "session", "raft",
+    "get_json", "transaction", "delete", "watch", "watchers", "compact", "session", "raft",
     "replica", "close",
 )  # fmt: skip
 """In the order in which they run, on one cluster."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 import pytest
 
 from syncline import Store
-from syncline.client import Compare, GetOp, PutOp
+from syncline.client import Compare, GetOp, PutOp, Watchers
 from syncline.client.results import RevisionEvents
 from syncline.errors import (
     Closed,
@@ -392,6 +392,21 @@ async def test_store_watch_of_a_slow_reader_goes_on_from_the_history(tmp_path: P
                 break
         assert [change.revision for change in seen] == list(range(1, 38))
         assert store._hub.cut_off == 1
+
+
+async def test_store_counts_the_watches_that_include_a_key(tmp_path: Path) -> None:
+    async with one_store(tmp_path) as store:
+        assert await store.watchers("a/1") == Watchers(name=store.raft.config.name, watches=0)
+        watches = [store.watch("a/1"), store.watch(prefix="a/"), store.watch(prefix="b/")]
+        begun = [asyncio.ensure_future(anext(aiter(watch))) for watch in watches]
+        await asyncio.sleep(0)
+        assert [(await store.watchers(key)).watches for key in ("a/1", "a/2", "b/1", "c")] == [2, 1, 1, 0]
+        with pytest.raises(RequestFailed, match="empty"):
+            await store.watchers("")
+        for watch in begun:
+            watch.cancel()
+        await asyncio.wait(begun)
+        assert (await store.watchers("a/1")).watches == 0
 
 
 async def test_store_watch_of_a_compacted_revision_says_where_the_history_begins(tmp_path: Path) -> None:

@@ -201,7 +201,8 @@ class Store(
         store._entropy, store._wall_time_s = world.entropy, world.wall_time_s
         store._asleep_s, store._rng = world.workers.asleep_s, world.rng
         store._node, store._upkeep = node, _ = made_node(replica, machine, world, settings)
-        store._embedded = Embedded(node, limits=settings.limits, timeout_s=settings.timeout_s)
+        name = replica.config.name if isinstance(replica, Raft) else ""
+        store._embedded = Embedded(node, limits=settings.limits, timeout_s=settings.timeout_s, name=name)
         store._many_bytes = settings.many_bytes
         store._hub = WatchHub(
             lambda: machine.store,

@@ -36,8 +36,10 @@ Once: TypeAlias = "asyncio.Future[tuple[object, bool]]"
 class Embedded:
     """One open node, as the calls of a store and of its sessions share it."""
 
-    def __init__(self, node: MemberNode, *, limits: KeyLimits, timeout_s: float) -> None:
+    def __init__(self, node: MemberNode, *, limits: KeyLimits, timeout_s: float, name: str = "") -> None:
         self.node = node
+        self.name = name
+        """Of the node; a log of another engine gives none."""
         self.limits = limits
         self.timeout_s = timeout_s
         """The deadline of calls that give none."""

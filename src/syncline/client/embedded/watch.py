@@ -9,13 +9,14 @@ from typing import Final
 
 import msgspec
 
-from syncline.client.arguments import checked_revision, checked_timeout_s
+from syncline.client.arguments import checked_revision, checked_timeout_s, to_bytes
 from syncline.client.calls import Key
 from syncline.client.embedded.calls import EmbeddedCalls
 from syncline.client.embedded.errors import client_error, closed
 from syncline.client.embedded.results import key_info
 from syncline.client.results import KeyEvent, RevisionEvents
 from syncline.client.watch import watched_keys
+from syncline.client.watch_schemas import Watchers
 from syncline.errors import NoLeader, OperationError, Outcome, WatchEnded
 from syncline.kv.records import Change
 from syncline.kv.serving.key_limits import bad_request
@@ -110,6 +111,22 @@ class EmbeddedWatchCalls(EmbeddedCalls):
         patience_s = math.inf if timeout is None else checked_timeout_s(timeout)
         form = EVENTS_WITH_PREVIOUS if prev else EVENTS
         return self._watching(asked, first, patience_s, form, stale=bool(stale))
+
+    async def watchers(self, key: Key, *, timeout: float | None = None) -> Watchers:
+        """Count the watches that include a key, and the reads that wait for it, on the node that answers.
+
+            print((await store.watchers("config/size")).watches)
+
+        Those of this store are counted, and no server's. On a log of another engine the node has no name.
+
+        Raises:
+            RequestFailed, TooLarge: the key is none.
+            ConfigError, TypeError, UsageError: an argument can't be used, or the store is closed.
+        """
+        self._limit_s(timeout)
+        name, embedded = to_bytes(key, "key"), self._embedded
+        embedded.limits.check_key(name, "watchers")
+        return Watchers(name=embedded.name, watches=self._hub.number_at(name))
 
     async def _watching(
         self, asked: dict[str, str | bytes | None], revision: int, patience_s: float, form: _EventsForm, *, stale: bool
