@@ -30,7 +30,7 @@ __all__ = ["asks_members", "for_member", "is_trusted", "trusting", "withheld"]
 
 TRUST_VARIABLE: Final = "SYNCLINE_TRUST_MEMBERS"
 
-asks_members = click.option(
+asks_members: Final = click.option(
     "--trust-members",
     is_flag=True,
     envvar=TRUST_VARIABLE,
