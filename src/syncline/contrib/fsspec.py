@@ -94,9 +94,9 @@ async def save_snapshot(
     try:
         async with asyncio.timeout_at(end_s):
             return await _beside(lambda given_up: _save(_SnapshotDirectory(url), newest, keep, given_up))
-    except TimeoutError as error:
-        if isinstance(error, SynclineError):
-            raise
+    except SynclineError:
+        raise
+    except TimeoutError:
         raise DeadlineExceeded(f"{shown(url)}: the snapshot is not saved after {timeout:g} s") from None
 
 
@@ -141,9 +141,9 @@ async def restore_snapshot(
         try:
             async with asyncio.timeout(timeout):
                 await _beside(lambda given_up: _fetch(url, own, file, given_up))
-        except TimeoutError as error:
-            if isinstance(error, SynclineError):
-                raise
+        except SynclineError:
+            raise
+        except TimeoutError:
             text = f"{shown(url)}: the snapshot was not fetched within {timeout:g} s"
             raise DeadlineExceeded(text, outcome=Outcome.NOT_APPLIED) from None
         left_s = max(LEAST_S, end_s - loop.time())

@@ -122,9 +122,9 @@ async def _stored(engine: LogReplica[object], timeout_s: float) -> NewestSnapsho
             return await asyncio.wrap_future(start_once("syncline-snapshot", lambda: _as_file(body, backend.name)))
     except BackendLost as error:
         raise Unreachable(f"the snapshot could not be read: {error}", outcome=Outcome.NOT_APPLIED) from error
-    except TimeoutError as error:
-        if isinstance(error, SynclineError):
-            raise
+    except SynclineError:
+        raise
+    except TimeoutError:
         raise DeadlineExceeded(f"{backend.name}: the snapshot was not read in time") from None
 
 
@@ -152,11 +152,13 @@ async def begin_log(url: str, file: BinaryIO, *, timeout_s: float) -> SnapshotIn
         StorageError: the state is above the limit of the engine.
         Unreachable: the engine did not answer to the end (`unknown`): begin again with an empty log.
     """
-    state = await asyncio.to_thread(_state_in, file)
+    state = await asyncio.wrap_future(start_once("syncline-snapshot", lambda: _state_in(file)))
     backend = make_backend(url, World().rng)
     try:
         async with asyncio.timeout(timeout_s):
             await import_into_log(backend, state, is_restored=True)
+    except SynclineError:
+        raise
     except (BackendLost, TimeoutError) as error:
         text = f"{backend.name} was not reached to the end: {error}. Start again with an empty log"
         raise Unreachable(text, outcome=Outcome.UNKNOWN) from error
