@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from syncline.errors import NotLeader
 from syncline.kv.auth.commands import AuthSwitch
 from syncline.kv.commands import LeaseGrant, Put
+from syncline.kv.lease_calls import decode_call
 from syncline.server.etcd.errors import PERMISSION_DENIED, UNAUTHENTICATED, EtcdError
 from syncline.server.etcd.face import EtcdCaller
 from syncline.server.etcd.messages import Message
@@ -68,6 +70,45 @@ async def test_etcd_keep_alive_ends_with_the_permission_on_its_keys() -> None:
     assert (await stream.ask({"ID": 7}))["TTL"] == 60
     withdraw(wire.backend)
     assert (await stream.error({"ID": 7})).code == PERMISSION_DENIED
+
+
+async def test_etcd_keep_alives_of_one_stream_wait_for_the_leader_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = guarded_with_lease()
+    apply(wire.backend, LeaseGrant(8, 90_000))
+    ask_leader, asked = wire.backend.ask_leader, 0
+    all_asked, free = asyncio.Event(), asyncio.Event()
+
+    async def ask_late(data: bytes, *, timeout: float) -> bytes:
+        nonlocal asked
+        asked += 1
+        if asked == 4:
+            all_asked.set()
+        if decode_call(data).leases == (7,):
+            await free.wait()  # the first answer comes last
+        return await ask_leader(data, timeout=timeout)
+
+    monkeypatch.setattr(wire.backend, "ask_leader", ask_late)
+    stream = Lasting(wire, KEEP_ALIVE.name, "root")
+    for lease in (7, 8, 9, 0, 8):
+        await stream.sent.put({"ID": lease})
+    await all_asked.wait()
+    assert stream.received.empty(), "answers leave in the order of their messages"
+    free.set()
+    answers = [await stream.received.get() for _ in range(5)]
+    assert [(one["ID"], one["TTL"]) for one in answers] == [(7, 60), (8, 90), (9, 0), (0, 0), (8, 90)]
+    wire.backend.propose_error = NotLeader("no")
+    assert "not leader" in str(await stream.error({"ID": 7}))
+
+
+async def test_etcd_keep_alive_of_a_client_that_has_left_leaves_nothing_behind() -> None:
+    wire = guarded_with_lease()
+    stream = Lasting(wire, KEEP_ALIVE.name, "root")
+    await stream.ask({"ID": 7})
+    before = asyncio.all_tasks()
+    stream.task.cancel()
+    await asyncio.wait([stream.task])
+    assert stream.task.cancelled()
+    assert len(before - asyncio.all_tasks()) == 3
 
 
 @pytest.mark.parametrize("off", [True, False], ids=["no user", "root"])

@@ -14,9 +14,8 @@ from syncline.kv.lease_calls import MAX_CALL_LEASES, KeepAlive, LeaseCall, Lease
 
 __all__ = ["LeaseCaller"]
 
-GATHER_S: Final = 0.03
-"""Keep-alives wait so long for others: however many come, a node makes some thirty calls a second. A TTL is seconds
-long."""
+GATHER_S: Final = 0.01
+"""Keep-alives wait so long for others: a thousand a second cost the leader a hundred calls. A TTL is seconds long."""
 
 ATTEMPT_S: Final = 2.0
 """One call's share of the deadline: the answer of a leader that can't be reached any more may never come."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from typing import Final, cast
+from typing import Final, TypeAlias, cast
 
 from syncline.errors import Rejected
 from syncline.kv.auth.records import ClusterOperation
 from syncline.kv.commands import LeaseGrant, LeaseRevoke
+from syncline.kv.lease_calls import LeaseTime
 from syncline.kv.limits import MAX_LEASES, MAX_TTL_MS
 from syncline.kv.records import LeaseAnswer, LeaseEndAnswer
 from syncline.kv.serving.lease_views import lease_page, lease_view
@@ -21,6 +23,12 @@ __all__ = ["LeaseService"]
 LEAST_TTL_S: Final = 2
 """A shorter TTL is raised to it, as etcd does: no election would fit into it."""
 MOST_TTL_S: Final = MAX_TTL_MS // 1000
+
+MOST_ASKED: Final = 1000
+"""Keep-alives of one stream that wait for their answers: a thousand in 10 ms are more than a node can take."""
+
+_Asked: TypeAlias = "asyncio.Queue[tuple[int, asyncio.Future[list[LeaseTime]] | None] | None]"
+"""Leases in the order of their messages, with what is to come from the leader. None: the client sends no more."""
 
 
 class LeaseService:
@@ -87,16 +95,42 @@ class LeaseService:
         return {"header": self._context.header(), "leases": [{"ID": lease.id} for lease in found]}
 
     async def keep_alive(self, inbox: AsyncIterator[Message], send: Send, caller: EtcdCaller) -> None:
-        """Give a lease its full time, for each message. An answer without a TTL: there is no such lease."""
+        """Give a lease its full time, for each message. An answer without a TTL: there is no such lease.
+
+        The leader is asked for all messages that have come. A client keeps all its leases by one stream: if each
+        message waited for the answer to the one before, only a hundred leases a second would be kept.
+        """
+        asked: _Asked = asyncio.Queue(MOST_ASKED)
+        halves = [
+            asyncio.ensure_future(self._take_keep_alives(inbox, asked, caller)),
+            asyncio.ensure_future(self._answer_keep_alives(asked, send)),
+        ]
+        try:
+            await asyncio.wait(halves, return_when=asyncio.FIRST_EXCEPTION)
+            for half in halves:
+                if half.done():
+                    half.result()
+        finally:
+            for half in halves:
+                half.cancel()
+            await asyncio.gather(*halves, return_exceptions=True)
+
+    async def _take_keep_alives(self, inbox: AsyncIterator[Message], asked: _Asked, caller: EtcdCaller) -> None:
         context = self._context
         async for request in inbox:
             lease = cast("int", request.get("ID", 0))
-            ttl_ms = 0
+            kept = None
             if lease > 0:
                 await context.check_lease_writable(lease, caller)
-                [time] = await context.node.lease_calls.keep_alive([lease], caller.timeout_s)
-                ttl_ms = time.ttl_ms
-            await send({"header": context.header(), "ID": lease, "TTL": ttl_ms // 1000})
+                kept = context.node.lease_calls.keep_alive([lease], caller.timeout_s)
+            await asked.put((lease, kept))
+        await asked.put(None)
+
+    async def _answer_keep_alives(self, asked: _Asked, send: Send) -> None:
+        while (one := await asked.get()) is not None:
+            lease, kept = one
+            ttl_ms = (await kept)[0].ttl_ms if kept is not None else 0
+            await send({"header": self._context.header(), "ID": lease, "TTL": ttl_ms // 1000})
 
 
 def _id_of(request: Message) -> int:
