@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 
@@ -397,15 +397,16 @@ async def test_store_watch_of_a_slow_reader_goes_on_from_the_history(tmp_path: P
 async def test_store_counts_the_watches_that_include_a_key(tmp_path: Path) -> None:
     async with one_store(tmp_path) as store:
         assert await store.watchers("a/1") == Watchers(name=store.raft.config.name, watches=0)
-        watches = [store.watch("a/1"), store.watch(prefix="a/"), store.watch(prefix="b/")]
-        begun = [asyncio.ensure_future(anext(aiter(watch))) for watch in watches]
-        await asyncio.sleep(0)
+        await store.put_many({"a/1": "", "b/1": ""})
+        watches = [store.watch("a/1", from_revision=1)]
+        watches += [store.watch(prefix=prefix, from_revision=1) for prefix in ("a/", "b/")]
+        for watch in watches:
+            await anext(watch)  # now it has begun
         assert [(await store.watchers(key)).watches for key in ("a/1", "a/2", "b/1", "c")] == [2, 1, 1, 0]
         with pytest.raises(RequestFailed, match="empty"):
             await store.watchers("")
-        for watch in begun:
-            watch.cancel()
-        await asyncio.wait(begun)
+        for watch in watches:
+            await cast("AsyncGenerator[RevisionEvents, None]", watch).aclose()
         assert (await store.watchers("a/1")).watches == 0
 
 
