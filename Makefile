@@ -68,7 +68,7 @@ compat-slow: compat-sources
 	$(COMPAT_TESTS) -m slow
 
 # The web console in a real Chromium (Debian's, or the one that SYNCLINE_CHROMIUM names), in an environment of its own.
-# Without Chromium the tests are left out, and the end of the run says it. Two at a time: they wait more than they work.
+# Without Chromium the tests are left out, and the end of the run says it. Three at a time: they wait more than they work.
 BROWSER := .venv-browser
 
 $(BROWSER)/.installed: pyproject.toml
@@ -80,7 +80,7 @@ $(BROWSER)/.installed: pyproject.toml
 	@touch $@
 
 browser: $(BROWSER)/.installed
-	$(BROWSER)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/browser
+	$(BROWSER)/bin/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder tests/browser
 
 # The pictures of the console in docs/pictures, of a cluster that this starts.
 screenshots: $(BROWSER)/.installed
