@@ -195,7 +195,7 @@ def _save(
     if keep is not None:
         own = [held for held in place.complete() if held.startswith(cluster)]
         for old in own[keep:]:
-            if old != name:  # a node that is behind has saved an older state: its caller is told of this file
+            if old != name:  # the result names this file, so it stays, even if it is older than others
                 place.remove(old + SUM_SUFFIX)  # first: without it the file does not count
                 place.remove(old)
     return SavedSnapshot(place.url_of(name), manifest.index, manifest.term, size, sha256, manifest.cluster_id)

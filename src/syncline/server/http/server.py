@@ -241,7 +241,7 @@ class HttpServer:
             try:
                 if output.write_stream():
                     continue
-            except Exception as error:  # noqa: BLE001 - one client's fault must not end what all are told of a change
+            except Exception as error:  # noqa: BLE001 - the other clients must get the change
                 _tell_fault(error)
             left.append(output)
         self._to_flush = left

@@ -91,7 +91,7 @@ def _message_bytes(body: bytes | bytearray) -> int | None:
 
 
 def _has_message(body: bytes | bytearray) -> bool:
-    """Whether the first message is whole. One that can't be read is not: its reader is told why."""
+    """Whether the first message is whole. False for one that can't be read: the code that reads it says why."""
     try:
         size = _message_bytes(body)
     except EtcdError:
