@@ -59,8 +59,7 @@ def test_shell_on_a_terminal_completes_and_keeps_its_history(tmp_path: Path) -> 
         terminal.until("get greeting")
         terminal.until("hello")
         terminal.until("syncline> ")
-        terminal.types("\x03")
-        terminal.until("syncline> ")
+        terminal.interrupts("syncline> ")
         terminal.types("exit\n")
         assert terminal.ended() == 0
     assert history.read_text().splitlines()[-3:] == ["put greeting hello", "get greeting", "exit"]
