@@ -144,6 +144,18 @@ def test_store_writes_alone_sweep_what_was_compacted() -> None:
     store.check()
 
 
+def test_store_writes_of_large_values_sweep_what_was_compacted() -> None:
+    """Their segments are full long before the change that sweeps in those of small values."""
+    value = bytes(256 * 1024)
+    store = hot_key(64, value)
+    store.compact(64)
+    for revision in range(65, 70):
+        store.put(b"hot", value, 0, revision)
+    assert not store.sweep(0)
+    assert store.history_bytes < 16 * len(value)
+    store.check()
+
+
 def test_store_sweep_frees_so_many_changes_and_no_more() -> None:
     store = hot_key(100)
     store.compact(91)

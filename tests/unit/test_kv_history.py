@@ -103,9 +103,14 @@ class HistoryModel(RuleBasedStateMachine):
         self.views: list[tuple[StoreView, bytes]] = []
         self.steps = 0
 
-    @initialize(swept_per_change=st.sampled_from([0, 1, 2]), segment_bytes=st.sampled_from([400, 2**20]))
-    def start(self, swept_per_change: int, segment_bytes: int) -> None:
-        self.patch.setattr(history_module, "SWEPT_PER_CHANGE", swept_per_change)
+    @initialize(
+        sweep_every=st.sampled_from([1, 3]),
+        swept_at_once=st.sampled_from([0, 1, 2, 6]),
+        segment_bytes=st.sampled_from([400, 2**20]),
+    )
+    def start(self, sweep_every: int, swept_at_once: int, segment_bytes: int) -> None:
+        self.patch.setattr(history_module, "SWEEP_EVERY", sweep_every)
+        self.patch.setattr(history_module, "SWEPT_AT_ONCE", swept_at_once)
         self.patch.setattr(history_module, "SEGMENT_BYTES", segment_bytes)
 
     @property

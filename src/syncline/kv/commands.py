@@ -376,6 +376,8 @@ def decode_command(data: bytes) -> Command:
         raise _bad(f"{len(data)} bytes; the limit is {MAX_COMMAND_BYTES}")
     try:
         command = _decoder.decode(data)
+        if type(command) is Put and not command.ttl_ms:
+            return command
         inner = command.command if type(command) is Authorised else command
         if type(inner) is not Put or inner.ttl_ms:
             _check_parts(inner)

@@ -29,8 +29,11 @@ SEGMENT_CHANGES: Final = 1024
 SEGMENT_BYTES: Final = 1024 * 1024
 """Replaced versions in one segment, but for the last: so many bytes may outlive their compaction."""
 
-SWEPT_PER_CHANGE: Final = 2
-"""Compacted changes that each new change frees, if there are any: writes alone bound the memory."""
+SWEEP_EVERY: Final = 32
+"""New changes in a segment after which compacted ones are freed, if there are any; and when the segment is full."""
+
+SWEPT_AT_ONCE: Final = 64
+"""Compacted changes that are freed then: twice as many as were made since, so that writes alone bound the memory."""
 
 LONG_LIST: Final = 64
 """Versions of one key from which on they stand in a deque: removing the first of a long list moves all the others."""
@@ -162,33 +165,37 @@ class History:
         """Add a change: a new record, or a tombstone, and the record that it replaces."""
         # On the way of each write: the checksum and the size are `change_checksum` and `change_size`, spelled out.
         segment = self._open
-        segment.records.append(record)
+        records = segment.records
+        records.append(record)
         segment.previous.append(previous)
         key = record.key
-        older = self._older
+        held = self._older.get(key)
         if previous is None:
             self._sum += record.checksum
             self._open_bytes += CHANGE_OVERHEAD_BYTES
-            if key in older:
+            if held is not None:
                 self.deleted.remove(key)
         else:
             self._sum += record.checksum * (previous.checksum | 1)
             self._open_bytes += len(previous.value) + _REPLACED_OVERHEAD_BYTES
-            if key in older:
-                self._keep(key, previous)
+            if held is None:
+                self._older[key] = previous
+            elif type(held) is deque:
+                held.append(previous)
             else:
-                older[key] = previous
+                self._keep(key, previous)
             if not record.version:
                 self._open_bytes += TOMBSTONE_BYTES + len(key)
                 self._keep(key, record)
                 self.deleted.add(key)
-        changes = len(segment.records)
+        changes = len(records)
         if changes == 1:
             self._firsts.append(record.mod_revision)
         if changes >= SEGMENT_CHANGES or self._open_bytes >= SEGMENT_BYTES:
             self._fill()
-        if self._swept < self._floor:
-            self.sweep(SWEPT_PER_CHANGE)
+            self.sweep(SWEPT_AT_ONCE)
+        elif not changes % SWEEP_EVERY and self._swept < self._floor:
+            self.sweep(SWEPT_AT_ONCE)
 
     def version_at(self, key: bytes, revision: int) -> KeyRecord | None:
         """The version of a key at a revision from `oldest` on, if it was replaced or deleted after it."""
@@ -238,9 +245,8 @@ class History:
             segment = self._segments[0]
             low = self._swept - segment.start
             high = min(low + limit, self._floor - segment.start, len(segment.records))
-            for at in range(low, high):
-                record = segment.records[at]
-                if segment.previous[at] is not None:
+            for record, previous in zip(segment.records[low:high], segment.previous[low:high], strict=True):
+                if previous is not None:
                     self._drop_oldest(record.key)
                 if not record.version and self._drop_oldest(record.key):
                     self.deleted.discard(record.key)
@@ -338,11 +344,11 @@ class History:
     def _drop_oldest(self, key: bytes) -> bool:
         """Drop the oldest version of a key that stands here; whether it was the only one."""
         held = self._older[key]
-        if isinstance(held, KeyRecord) or len(held) == 1:
-            del self._older[key]
-            return True
-        del held[0]
-        return False
+        if type(held) is not KeyRecord and len(held) > 1:
+            del held[0]
+            return False
+        del self._older[key]
+        return True
 
 
 def _groups(

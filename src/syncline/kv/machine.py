@@ -204,11 +204,12 @@ class KvMachine:
         command = decode_command(entry.data)
         store = self.store
         permissions: UserPermissions | None = None
-        if type(command) is Authorised:
-            permissions = check_authorised(store, command)
-            command = command.command
-        elif store.auth.enabled:
-            check_unauthorised(command)
+        if store.auth.enabled or type(command) is Authorised:
+            if type(command) is Authorised:
+                permissions = check_authorised(store, command)
+                command = command.command
+            else:
+                check_unauthorised(command)
         if type(command) is Put and not command.lease and not command.previous:  # most commands
             if command.expect is not None:
                 check_expectation(store, command.key, command.expect)
