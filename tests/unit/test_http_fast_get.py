@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import NoReturn
 
 import pytest
@@ -13,68 +12,14 @@ from hypothesis import strategies as st
 from syncline.errors import NoLeader
 from syncline.server.http.limits import HttpLimits
 from syncline.server.http.parser import SLICE_BYTES
-from syncline.server.http.request import Request
-from syncline.server.http.response import TEXT, Response, bare
-from syncline.server.http.server import HttpServer
-from syncline.server.http.shortcuts import FastGet, FastGetRequest, is_plain
+from syncline.server.http.response import TEXT, bare
+from syncline.server.http.shortcuts import FastRequest, is_plain
 from syncline.server.http.state import GIVEN
+from tests.helpers.http_lanes import SMALL, Lane
 from tests.helpers.http_wire import Wire, get, put
 from tests.helpers.kv_node import KvWire, error_in
 
-START = b"GET /key/"
-SMALL = HttpLimits(
-    max_url_bytes=90, max_header_bytes=200, max_headers=5, max_body_bytes=50, max_in_flight=2, max_held_bytes=400,
-    max_total_held_bytes=900,
-)  # fmt: skip
-
 with_body = put("/key/a", b"abc").replace(b"PUT", b"GET")
-
-
-class Lane(Wire):
-    """A connection whose reads of keys take the fast path, or do not."""
-
-    def __init__(self, *, fast: bool = True, hold: bool = False, limits: HttpLimits = SMALL) -> None:
-        self.told: list[tuple[str, int, float]] = []
-        server = HttpServer(
-            lambda _, __: None,
-            limits=limits,
-            observe=lambda *answer: self.told.append(answer[:3]),
-            clock=lambda: self.now_s,
-            wall_time_s=lambda: 0.0,
-        )
-        self.taken = 0
-        super().__init__(server=server)
-        self.transport._high_water = 300
-        server.shared.handler = self.hold if hold else self.echo
-        if fast:
-            self.serve(self.take_fast)
-
-    def serve(self, fast: Callable[[FastGetRequest], None]) -> None:
-        """Have this function answer the requests of the fast path."""
-        self.server.shared.fast_get = FastGet(START, Request("GET", b"", b"", {}, b""), fast)
-
-    def take_fast(self, request: FastGetRequest) -> None:
-        """Does with it as the handler does with a request that was read."""
-        self.taken += 1
-
-        def respond(answer: Response) -> None:
-            if answer.status == 200:
-                request.found(answer.head, answer.body)
-            else:
-                request.respond(answer)
-
-        self.server.shared.handler(Request("GET", b"/key/" + request.argument, b"", {}, b""), respond)
-
-    def open(self, first: bytes = get("/")) -> None:
-        """Send what a lane begins with: a header that came twice before."""
-        for _ in range(3):
-            self.send(first)
-            for position in range(len(self.responds)):
-                self.answer(position)
-            self.responds.clear()
-        self.transport.written.clear()
-        self.requests.clear()
-        self.taken = 0
 
 
 async def test_a_read_that_says_nothing_else_takes_the_fast_path() -> None:
@@ -309,9 +254,9 @@ async def test_a_handler_that_fails_ends_its_own_request_alone(caplog: pytest.Lo
     with caplog.at_level(logging.ERROR):
         wire = Lane()
 
-        def fails(request: FastGetRequest) -> None:
+        def fails(method: str, request: FastRequest) -> None:
             if request.argument == b"b":
-                wire.take_fast(request)
+                wire.take_fast(method, request)
                 return
             if request.argument == b"late":
                 request.found(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n", b"")
@@ -331,7 +276,7 @@ async def test_a_second_answer_is_dropped(second: str, caplog: pytest.LogCapture
     with caplog.at_level(logging.ERROR):
         wire = Lane()
 
-        def twice(request: FastGetRequest) -> None:
+        def twice(_: str, request: FastRequest) -> None:
             answer = bare(200, TEXT, b"once")
             request.found(answer.head, answer.body)
             if second == "found":

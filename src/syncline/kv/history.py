@@ -344,7 +344,7 @@ class History:
     def _drop_oldest(self, key: bytes) -> bool:
         """Drop the oldest version of a key that stands here; whether it was the only one."""
         held = self._older[key]
-        if type(held) is not KeyRecord and len(held) > 1:
+        if not isinstance(held, KeyRecord) and len(held) > 1:
             del held[0]
             return False
         del self._older[key]

@@ -44,7 +44,7 @@ from syncline.server.api.error_codes import (
     UNKNOWN_ROUTE,
     WAIT_LIMIT,
 )
-from syncline.server.api.errors import RequestError, problem
+from syncline.server.api.errors import RequestError, internal_error, problem
 from syncline.server.api.idempotency import FIELD, propose
 from syncline.server.api.leader_field import LeaderField
 from syncline.server.api.long_poll import FROM, WAIT, LongPolls, PollPlan
@@ -58,7 +58,7 @@ from syncline.server.auth.principal import Principal
 from syncline.server.http.limits import KIB
 from syncline.server.http.request import Request
 from syncline.server.http.response import JSON, NO_CACHE, NO_STORE, OCTETS, Deferred, Respond, Response, status_line
-from syncline.server.http.shortcuts import CONDITIONS, FastGet, FastGetRequest
+from syncline.server.http.shortcuts import CONDITIONS, FastRequest, FastRoute
 
 __all__ = ["DEFAULT_MAX_KEY_BYTES", "DEFAULT_MAX_VALUE_BYTES", "KeyRoutes", "parse_etags"]
 
@@ -109,6 +109,9 @@ DEFER_BYTES: Final = 32 * KIB
 """A longer value is read when it can be written: a client that reads no answers keeps no values in memory."""
 
 Cached = TypeVar("Cached")
+
+MEANT_FOR_WRITES: Final = CONDITIONS | {FIELD}
+"""Fields that change what a write does."""
 
 ANY_ETAG: Final = -1
 """The value for `*` among ETags."""
@@ -193,9 +196,14 @@ class KeyRoutes:
         )
 
     @property
-    def fast_get(self) -> FastGet:
-        """The fast path: reads of a key that say nothing else."""
-        return FastGet(b"GET /key/", Request("GET", b"", b"", {}, b"", route=f"GET {PATTERN}"), self.get_fast)
+    def fast_get(self) -> FastRoute:
+        """The fast path of reads of a key that say nothing else."""
+        return FastRoute(b"GET /key/", Request("GET", b"", b"", {}, b"", route=f"GET {PATTERN}"), self.get_fast)
+
+    @property
+    def fast_put(self) -> FastRoute:
+        """The fast path of writes of a key that say nothing else."""
+        return FastRoute(b"PUT /key/", Request("PUT", b"", b"", {}, b"", route=f"PUT {PATTERN}"), self.put_fast)
 
     # --- reading
 
@@ -274,7 +282,7 @@ class KeyRoutes:
         refusal = self._present_user(request.principal).read_refusal(request.argument, request.argument + b"\0")
         return None if refusal is None else self._explain_read(refusal)
 
-    def get_fast(self, request: FastGetRequest) -> None:
+    def get_fast(self, request: FastRequest) -> None:
         """`get` by the fast path: the request says nothing but the key."""
         if len(request.argument) > self._max_key_bytes:
             request.respond(self._bad_key(request.argument).response())
@@ -287,7 +295,7 @@ class KeyRoutes:
         except Exception as error:  # noqa: BLE001 - becomes the answer, as in the router
             request.respond(self._explain_read(error))
 
-    def _get_fast_guarded(self, request: FastGetRequest) -> None:
+    def _get_fast_guarded(self, request: FastRequest) -> None:
         """`get_fast` while clients need credentials: with a known one that may read the key, else the ordinary way."""
         key = request.argument
         principal = self._known_reader(request.headers.get(b"authorization"), key)
@@ -301,7 +309,7 @@ class KeyRoutes:
             request.respond(self._explain_read(error))
 
     def _read_fast_guarded(
-        self, read: tuple[FastGetRequest, bytes, Principal], respond: Respond, error: BaseException | None
+        self, read: tuple[FastRequest, bytes, Principal], respond: Respond, error: BaseException | None
     ) -> None:
         request, key, principal = read
         refusal = None
@@ -309,12 +317,12 @@ class KeyRoutes:
             refusal = principal.read_refusal(key, key + b"\0")
         self._read_fast(request, respond, error or refusal)
 
-    def _read_fast_open(self, request: FastGetRequest, respond: Respond, error: BaseException | None) -> None:
+    def _read_fast_open(self, request: FastRequest, respond: Respond, error: BaseException | None) -> None:
         if self._auth.on and error is None:
             error = self._present_user(None).read_refusal(request.argument, None)
         self._read_fast(request, respond, error)
 
-    def _read_fast(self, request: FastGetRequest, respond: Respond, error: BaseException | None) -> None:
+    def _read_fast(self, request: FastRequest, respond: Respond, error: BaseException | None) -> None:
         if error is not None:
             respond(self._explain_read(error))
             return
@@ -349,6 +357,33 @@ class KeyRoutes:
         fingerprint = encode_command(Put(key, body, 1, expect, ttl_ms)) if FIELD in request.headers else b""
         command = encode_command(Put(key, body, self._backend.new_lease(), expect, ttl_ms))
         self._propose(request, command, timeout_s, respond, fingerprint=fingerprint)
+
+    def put_fast(self, request: FastRequest) -> None:
+        """`put` by the fast path: without a query. If the header says more, or a limit is passed, `put` sees to it."""
+        key, body, headers = request.argument, request.body, request.headers
+        if (
+            self._auth.on
+            or len(key) > self._max_key_bytes
+            or len(body) > self._max_value_bytes
+            or not MEANT_FOR_WRITES.isdisjoint(headers)
+        ):
+            self._handle(Request("PUT", b"/key/" + key, b"", headers, body, origin=request.origin), request.respond)
+            return
+        try:
+            self._backend.propose(encode_put(key, body), DEFAULT_TIMEOUT_S, partial(self._put_fast_done, request))
+        except Exception as error:  # noqa: BLE001 - becomes the answer, as in the router
+            request.respond(self._explain(error))
+
+    def _put_fast_done(self, request: FastRequest, result: object, error: BaseException | None) -> None:
+        try:
+            if error is None and type(result) is PutAnswer:
+                revision = result.revision
+                body = b'{"status":"success","revision":%d}\n' % revision
+                request.found(_WRITTEN % (revision, revision, self._leader.line, len(body)), body)
+            else:
+                self._proposed(request.respond, result, error)
+        except Exception as fault:  # noqa: BLE001 - as in `answering`
+            request.respond(internal_error(fault))
 
     def delete(self, request: Request, respond: Respond) -> None:
         """Remove the key. An absent key is no error: `deleted` has the result."""

@@ -43,7 +43,7 @@ from syncline.server.console.routes import Console, ConsoleRoutes, origins_of
 from syncline.server.http.cross_site import CrossSitePolicy
 from syncline.server.http.request import Request
 from syncline.server.http.response import Respond, Response
-from syncline.server.http.shortcuts import FastGet
+from syncline.server.http.shortcuts import FastRoute
 from syncline.server.tasks import Tasks
 from syncline.version import __version__
 
@@ -113,7 +113,9 @@ class Site:
             limits=watch_limits,
         )
         backend.observe(self.watches.changed)
-        self.fast_get: FastGet = self._add_key_routes(reads, max_key_bytes, max_value_bytes)
+        keys = self._add_key_routes(reads, max_key_bytes, max_value_bytes)
+        self.fast_get: FastRoute = keys.fast_get
+        self.fast_put: FastRoute = keys.fast_put
         ListingRoutes(backend, reads, gate=gate, explain=self.explain_read).add_to(self.router)
         BackupRoutes(backend, reads, explain=self.explain_read).add_to(self.router)
         self._add_store_routes(reads, max_key_bytes, max_value_bytes)
@@ -123,7 +125,7 @@ class Site:
         self._add_console_routes(console, name)
         DocumentRoute(lambda: self.router.declared).add_to(self.router)
 
-    def _add_key_routes(self, reads: ConfirmedReads[Respond], max_key_bytes: int, max_value_bytes: int) -> FastGet:
+    def _add_key_routes(self, reads: ConfirmedReads[Respond], max_key_bytes: int, max_value_bytes: int) -> KeyRoutes:
         keys = KeyRoutes(
             self._backend,
             reads,
@@ -136,7 +138,7 @@ class Site:
             max_value_bytes=max_value_bytes,
         )
         keys.add_to(self.router)
-        return keys.fast_get
+        return keys
 
     def _add_store_routes(self, reads: ConfirmedReads[Respond], max_key_bytes: int, max_value_bytes: int) -> None:
         backend, gate, explain = self._backend, self.gate, self.explain

@@ -13,7 +13,7 @@ A connection is made of these parts; this file puts them together and connects t
 | --- | --- | --- |
 | `state.py` | `Link`, `SlotQueue`, `HeldBytes` | the state, with its invariants |
 | `parser.py` | `RequestReader` | bytes to requests |
-| `shortcuts.py` | `FastGetLane`, `HeaderCache` | past the parser, for requests like those before |
+| `shortcuts.py` | `FastGetLane`, `FastPutLane`, `HeaderCache` | past the parser, for requests like those before |
 | `input.py` | `Input` | parses as far as the limits allow, pauses the reading |
 | `dispatch.py` | `Dispatcher` | starts requests in their order |
 | `output.py` | `Output` | writes answers in their order, ends the connection |
@@ -50,7 +50,7 @@ from syncline.server.http.parser import ENDED, IDLE, SLICE_BYTES, START, Request
 from syncline.server.http.request import Request
 from syncline.server.http.response import Response
 from syncline.server.http.shared import Shared
-from syncline.server.http.shortcuts import FastGetLane
+from syncline.server.http.shortcuts import FastGetLane, FastPutLane, LaneParts
 from syncline.server.http.state import DRAINING, LINGERING, HeldBytes, Link, Slot, SlotQueue
 from syncline.server.http.time_limits import TimeLimits
 from syncline.server.http2.frames import PREFACE
@@ -72,6 +72,7 @@ class HttpConnection(asyncio.Protocol):
         "_lane",
         "_link",
         "_output",
+        "_put_lane",
         "_queue",
         "_reader",
         "_register",
@@ -99,7 +100,8 @@ class HttpConnection(asyncio.Protocol):
         self._input = Input(shared, link, queue, held, reader, self._dispatcher, output)
         self._time_limits = TimeLimits(shared.limits, link, queue, reader, now_s=shared.now_s, refuse=self._refuse)
         self._lane: FastGetLane | None = None
-        """Opened by the first request that could have taken it."""
+        self._put_lane: FastPutLane | None = None
+        """Each is opened by the first request that could have taken it."""
         self._first = b""
         """The first bytes, as long as they may become the preface of HTTP/2."""
 
@@ -117,7 +119,7 @@ class HttpConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - a client may leave as it likes
         self._link.transport = None
         self._link.unparsed = b""
-        self._lane = None
+        self._lane = self._put_lane = None
         self._reader.phase = ENDED
         self._output.lost()
         self._queue.clear(self._shared.total)
@@ -158,12 +160,17 @@ class HttpConnection(asyncio.Protocol):
             self._input.receive(data)
             return
         # At rest: a shortcut may take it. `shortcuts.py` has the table of the conditions.
-        lane, shared = self._lane, self._shared
+        lane, put_lane = self._lane, self._put_lane
         if lane is not None and data.endswith(lane.end) and lane.take(data):
             reader.messages += 1
             self._dispatcher.start_fast(lane)
             return
-        request = shared.header_cache.read(data) if len(data) <= SLICE_BYTES else None
+        is_short = len(data) <= SLICE_BYTES
+        if put_lane is not None and is_short and put_lane.take(data):
+            reader.messages += 1
+            self._dispatcher.start_fast(put_lane)
+            return
+        request = self._shared.header_cache.read(data) if is_short else None
         if request is None:
             self._input.offer(data)
             return
@@ -172,8 +179,11 @@ class HttpConnection(asyncio.Protocol):
         slot = Slot(request, False, False, True)
         slots.append(slot)
         self._dispatcher.start(slot)
-        if lane is None and request.method == "GET" and not self._link.is_extra:
-            self._open_lane(request, data)
+        if request.method == "GET":
+            if lane is None:
+                self._open_get_lane(request, data)
+        elif put_lane is None and request.method == "PUT":
+            self._open_put_lane()
         if not self._dispatcher.has_room():
             link.pause_reading()
 
@@ -211,20 +221,22 @@ class HttpConnection(asyncio.Protocol):
         self._output.refuse(response)
         self._output.flush()
 
-    def _open_lane(self, request: Request, data: bytes) -> None:
+    def _open_get_lane(self, request: Request, data: bytes) -> None:
         """What `data` says beside its target, others that follow on this connection will say as well."""
-        fast_get, shared = self._shared.fast_get, self._shared
-        if fast_get is not None and (end := FastGetLane.end_of(request, data)) is not None:
-            self._lane = FastGetLane(
-                fast_get,
-                end,
-                headers=request.headers,
-                origin=self._link,
-                respond=self._output.answered,
-                found=self._output.found,
-                max_url_bytes=shared.limits.max_url_bytes,
-                total=shared.total,
-            )
+        route = self._shared.fast_get
+        if route is None or self._link.is_extra:
+            return
+        if (end := FastGetLane.end_of(request, data)) is not None:
+            self._lane = FastGetLane(route, self._lane_parts(), end, request.headers)
+
+    def _open_put_lane(self) -> None:
+        route = self._shared.fast_put
+        if route is not None and not self._link.is_extra:
+            self._put_lane = FastPutLane(route, self._lane_parts(), self._shared.header_cache.find)
+
+    def _lane_parts(self) -> LaneParts:
+        shared, output = self._shared, self._output
+        return LaneParts(self._link, output.answered, output.found, shared.limits.max_url_bytes, shared.total)
 
     # --- the server's side
 

@@ -21,7 +21,7 @@ from typing import Final
 from syncline.server.api.errors import internal_error, problem
 from syncline.server.http.response import Respond, Response
 from syncline.server.http.shared import Shared
-from syncline.server.http.shortcuts import FastGetLane
+from syncline.server.http.shortcuts import FastLane
 from syncline.server.http.state import HeldBytes, Link, Slot, SlotQueue
 
 __all__ = ["Dispatcher", "too_many_connections"]
@@ -104,12 +104,14 @@ class Dispatcher:
         except Exception as error:  # noqa: BLE001 - one request's fault must not end the others'
             _handler_failed(slot, respond, error)
 
-    def start_fast(self, lane: FastGetLane) -> None:
+    def start_fast(self, lane: FastLane) -> None:
         """Call the handler of a request that its lane has taken. It is alone on the connection."""
-        queue, slot = self._queue, lane.slot
+        queue, held, slot = self._queue, self._held, lane.slot
         queue.slots.append(slot)
         queue.in_flight += 1
         shared = self._shared
+        if lane.body:
+            held.hold(slot, len(lane.body))
         slot.started_s = shared.clock()
         slot.counted = True
         shared.total.requests += 1
@@ -117,7 +119,9 @@ class Dispatcher:
             lane.handler(lane)
         except Exception as error:  # noqa: BLE001 - one request's fault must not end the others'
             _handler_failed(slot, lane.respond, error)
-        if queue.in_flight >= shared.limits.max_in_flight:
+        lane.body = b""  # an idle connection keeps no value
+        limits = shared.limits
+        if queue.in_flight >= limits.max_in_flight or held.running > limits.max_held_bytes:
             self._link.pause_reading()
 
     def start_waiting(self) -> bool:

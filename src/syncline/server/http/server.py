@@ -20,7 +20,7 @@ from syncline.server.http.connection import HttpConnection
 from syncline.server.http.limits import HttpLimits
 from syncline.server.http.pressure import PRESSURE, relieve
 from syncline.server.http.shared import FlushedOutput, Handler, Http2Candidate, Observe, Shared
-from syncline.server.http.shortcuts import FastGet
+from syncline.server.http.shortcuts import FastRoute
 from syncline.server.http.tls import TlsDoor
 from syncline.server.http2.connection import Http2Connection, Http2Shared
 from syncline.server.http2.frames import HTTP_1_1_REQUIRED, goaway, settings
@@ -94,10 +94,11 @@ class HttpServer:
         self._empty: asyncio.Future[None] | None = None
         self._tell_date()
 
-    def serve(self, handler: Handler, fast_get: FastGet | None = None) -> None:
-        """From now on, give requests to this handler, and those that take the GET fast path to its route."""
+    def serve(self, handler: Handler, fast_get: FastRoute | None = None, fast_put: FastRoute | None = None) -> None:
+        """From now on, give requests to this handler, and those that take a fast path to its route."""
         self.shared.handler = handler
         self.shared.fast_get = fast_get
+        self.shared.fast_put = fast_put
 
     def offer_http2(self, application: Application, limits: Http2Limits | None = None) -> None:
         """From now on, give the streams of clients that speak HTTP/2 to this application."""

@@ -10,7 +10,7 @@ from syncline.server.http.large_answers import Flushable, Making
 from syncline.server.http.limits import HttpLimits
 from syncline.server.http.request import Request
 from syncline.server.http.response import Respond
-from syncline.server.http.shortcuts import FastGet, HeaderCache
+from syncline.server.http.shortcuts import FastRoute, HeaderCache
 from syncline.server.http.state import TotalBytes
 
 __all__ = ["FlushedOutput", "Handler", "Http2Candidate", "Observe", "Shared"]
@@ -42,6 +42,7 @@ class Shared:
         "clock",
         "closed",
         "fast_get",
+        "fast_put",
         "flush_later",
         "handler",
         "header_cache",
@@ -78,8 +79,9 @@ class Shared:
         self.flush_later: Callable[[FlushedOutput], None] = flush_later
         """Flushes a connection at the end of the turn, together with all others."""
         self.header_cache: HeaderCache = HeaderCache(limits.max_url_bytes, knows_host)
-        self.fast_get: FastGet | None = None
-        """The route with a fast path, if the handler has one: set together with it."""
+        self.fast_get: FastRoute | None = None
+        self.fast_put: FastRoute | None = None
+        """The routes with a fast path, if the handler has some: set together with it."""
         self.http2: Callable[[Http2Candidate, asyncio.Transport, bytes], None] | None = None
         """Takes over a connection whose first bytes are the preface of HTTP/2, if that is offered or explained."""
         self.making: Making = Making()

@@ -1,41 +1,44 @@
-"""Two shortcuts past the strict parser, for requests that it has accepted before.
+"""Three shortcuts past the strict parser, for requests that it has accepted before.
 
 A client sends the same header with each of its requests; only the target and the body change. The strict parser
 (`parser.py`) is the only judge of what a header may be. The shortcuts recognise, by comparing bytes, what it has
-already accepted. Each is worth more than a tenth of a read's processor time (docs/performance.md).
+already accepted. Each is worth more than a tenth of a read's or a write's processor time (docs/performance.md).
 
 `HttpConnection.data_received` asks them in this order, and only for a connection at rest: its parser is between two
 requests, no answer is outstanding, and reading is not paused.
 
-|  | GET fast path (`FastGetLane.take`) | header cache (`HeaderCache.read`) | strict parser |
+|  | GET fast path (`FastGetLane.take`) | PUT fast path (`FastPutLane.take`) | header cache (`HeaderCache.read`) |
 | --- | --- | --- | --- |
-| takes | a GET of one key with the header that opened the lane | one whole request with a known header | all else |
-| connection | at rest | at rest | any |
-| size of the whole | at most `max_url_bytes` | at most `SLICE_BYTES`; its target at most `max_url_bytes` | any |
-| method | GET | GET, PUT, POST, DELETE | any |
-| target | the route's start, then plain signs, no query | begins with `/`; no byte that needs an escape | any |
-| header | the lane's bytes | bytes that were read twice, on any connection | any; each field is checked |
-| body | none | as long as the known header says | any |
-| memory and requests of all clients | below the limits | checked when the request starts | checked when it starts |
-| gives | the key, to the route's own function | a `Request`, to the handler | a `Request`, to the handler |
+| takes | a GET of one key with the header that opened the lane | a PUT of one key | any whole request |
+| connection | at rest | at rest | at rest |
+| size of the whole | at most `max_url_bytes` | as the header cache | at most `SLICE_BYTES`; target: `max_url_bytes` |
+| method | GET | PUT | GET, PUT, POST, DELETE |
+| target | the route's start, then plain signs, no query | the same | begins with `/`; no byte that needs an escape |
+| header | the lane's bytes | one that the header cache knows | bytes that were read twice, on any connection |
+| body | none | as long as the header says, not empty | as long as the header says |
+| memory and requests of all clients | below the limits | below the limits | checked when the request starts |
+| gives | the key, to the route's own function | key and value, to the same | a `Request`, to the handler |
 
-| phase | header cache, for one header | GET fast path, for one connection |
+The strict parser takes all else, and gives a `Request` to the handler.
+
+| phase | header cache, for one header | a fast path, for one connection |
 | --- | --- | --- |
 | unknown | not seen, or not kept | no lane |
 | seen once | its bytes are kept | - |
 | learned | plain: its fields are kept. Not plain: that is kept, and the parser reads it each time | - |
-| open | - | the cache has read a plain GET: the lane keeps what followed its target |
+| open | - | the cache has read such a GET or PUT. The lane of GET keeps what followed its target |
 
 Invariant: a request by a shortcut is the one that the strict parser makes of the same bytes. Its answer is the one that
 the ordinary route gives. Order, limits, counts and time limits are the same.
-`tests/unit/test_http_header_cache.py` and `tests/unit/test_http_fast_get_same.py` compare both with a server that has
-no shortcut, for any bytes.
+`tests/unit/test_http_header_cache.py`, `test_http_fast_same.py` and `test_http_fast_put.py` compare them with a
+server that has no shortcut, for any bytes.
 
 Why the cache reads the same. A header is kept only if it consists of plain lines, each with a name of its own. So both
 see its end, and the body's, at the same byte. The parser must also have kept the connection, and no field may change
 how the message is read. What the parser makes of such lines depends on nothing before them, since the request lines
 that are taken here are all of one kind. Why the fast path answers the same: the lane's header is a cached one without a
-condition or a body, and a plain target has no second reading.
+condition or a body, and a plain target has no second reading. A write's header may say more: then the route's function
+gives the request to the handler.
 """
 
 from __future__ import annotations
@@ -53,7 +56,17 @@ from syncline.server.http.request import ClientOrigin, Request
 from syncline.server.http.response import Respond, Response
 from syncline.server.http.state import Slot, TotalBytes
 
-__all__ = ["CONDITIONS", "FastGet", "FastGetLane", "FastGetRequest", "HeaderCache", "is_plain"]
+__all__ = [
+    "CONDITIONS",
+    "FastGetLane",
+    "FastLane",
+    "FastPutLane",
+    "FastRequest",
+    "FastRoute",
+    "HeaderCache",
+    "LaneParts",
+    "is_plain",
+]
 
 MAX_HEADERS: Final = 512
 """How many headers are remembered, and how many that came once: clients of one kind send one, and one for each length
@@ -67,6 +80,7 @@ _VERSION: Final = b"HTTP/1.1"
 _USUAL_TARGET: Final = re.compile(rb"/[A-Za-z0-9\-._~%!$&'()*+,;=:@/?]*").fullmatch
 """A path, and perhaps a query, of what RFC 3986 allows in them."""
 _QUESTION_MARK: Final = ord("?")
+_BLANK_LINE: Final = b"\r\n\r\n"
 
 _PLAIN_LINES: Final = re.compile(rb"(?:[A-Za-z0-9-]+: [!-~](?:[ -~]*[!-~])?\r\n)*[A-Za-z0-9-]+: [!-~](?:[ -~]*[!-~])?")
 _SPECIAL: Final = UNUSUAL_FIELDS | {b"transfer-encoding", b"trailer", b"expect", b"upgrade"}
@@ -85,7 +99,9 @@ _PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789
 # --- the header cache
 
 
-class _Header(msgspec.Struct, eq=False, gc=False):
+class KnownHeader(msgspec.Struct, eq=False, gc=False):
+    """A header that is kept."""
+
     fields: Mapping[bytes, bytes]
     body_bytes: int
 
@@ -93,16 +109,18 @@ class _Header(msgspec.Struct, eq=False, gc=False):
 class HeaderCache:
     """What the strict parser made of the headers that clients repeat. One for all connections of a server."""
 
-    __slots__ = ("_known", "_knows_host", "_max_url_bytes", "_once")
+    __slots__ = ("_known", "_knows_host", "_max_url_bytes", "_once", "find")
 
     def __init__(self, max_url_bytes: int, knows_host: Callable[[Mapping[bytes, bytes]], bool] = bool) -> None:
         self._max_url_bytes = max_url_bytes
         self._knows_host = knows_host
         """Whether a header names this server: those that name others are read by the strict parser, each time."""
-        self._known: dict[bytes, _Header | None] = {}
+        self._known: dict[bytes, KnownHeader | None] = {}
         """By their bytes, from the version in the request line to before the blank line. None: it is not plain."""
         self._once: set[bytes] = set()
         """Which came once."""
+        self.find: Callable[[bytes], KnownHeader | None] = self._known.get
+        """What is kept of a header, from the version in the request line to before the blank line."""
 
     def read(self, data: bytes) -> Request | None:
         """The request that `data` is, whole and alone, at the start of a message; None if that is not plain."""
@@ -110,7 +128,7 @@ class HeaderCache:
             name, target, rest = data.split(b" ", 2)
         except ValueError:
             return None
-        header, blank, body = rest.partition(b"\r\n\r\n")
+        header, blank, body = rest.partition(_BLANK_LINE)
         known, method = self._known.get(header), _METHODS.get(name)
         if known is None or method is None or not blank or len(body) != known.body_bytes:
             return None
@@ -126,7 +144,7 @@ class HeaderCache:
         for the second time: one that always differs is not worth a closer look."""
         target = b"%s?%s" % (request.path, request.query) if request.query else request.path
         before = b"%s %s " % (request.method.encode(), target)
-        header, _, body = data[len(before) :].partition(b"\r\n\r\n")
+        header, _, body = data[len(before) :].partition(_BLANK_LINE)
         if not data.startswith(before) or body != request.body:
             return  # it is not alone, or its target is not written as it is read: this says nothing of the header
         if len(header) > MAX_HEADER_BYTES or header in self._known:
@@ -140,7 +158,7 @@ class HeaderCache:
         if len(self._known) >= MAX_HEADERS:
             self._known.clear()
         plain = _is_plain_header(header, request.headers) and self._knows_host(request.headers)
-        self._known[header] = _Header(request.headers, len(body)) if plain else None
+        self._known[header] = KnownHeader(request.headers, len(body)) if plain else None
 
 
 def _is_plain_header(header: bytes, fields: Mapping[bytes, bytes]) -> bool:
@@ -154,16 +172,18 @@ def _is_plain_header(header: bytes, fields: Mapping[bytes, bytes]) -> bool:
     )
 
 
-# --- the GET fast path
+# --- the fast paths
 
 
-class FastGetRequest(Protocol):
+class FastRequest(Protocol):
     """One request, until it is answered: the connection's next one uses the same object. Answer it exactly once."""
 
     argument: bytes
     """What the path has behind the pattern's fixed part."""
     headers: Mapping[bytes, bytes]
-    """The fields, which are the same for each request of a lane."""
+    """The fields."""
+    body: bytes
+    """Until the route's function returns."""
     origin: ClientOrigin | None
     respond: Respond
 
@@ -172,28 +192,39 @@ class FastGetRequest(Protocol):
         ...
 
 
-class FastGet(msgspec.Struct, frozen=True):
-    """The route that has a fast path."""
+class FastRoute(msgspec.Struct, frozen=True):
+    """A route that has a fast path."""
 
     start: bytes
     """Method and path, up to the argument."""
     request: Request
     """Stands for each of its requests: method and route."""
-    handler: Callable[[FastGetRequest], None]
+    handler: Callable[[FastRequest], None]
     """Answers one, now or later. Runs on the event loop and must not block."""
 
 
-class FastGetLane:
-    """The fast path of one connection. It takes one request at a time: others meanwhile take the ordinary way."""
+class LaneParts(msgspec.Struct, frozen=True):
+    """What the lanes of a connection use of it."""
+
+    origin: ClientOrigin
+    respond: Callable[[Slot, Response], None]
+    found: Callable[[Slot, bytes, bytes], None]
+    max_url_bytes: int
+    total: TotalBytes
+
+
+class FastLane:
+    """The fast path of one connection to one route. It takes one request at a time: others meanwhile take the ordinary
+    way."""
 
     __slots__ = (
-        "_argument",
+        "_begin",
         "_max_url_bytes",
         "_request",
         "_start",
         "_total",
         "argument",
-        "end",
+        "body",
         "found",
         "handler",
         "headers",
@@ -202,33 +233,35 @@ class FastGetLane:
         "slot",
     )
 
-    def __init__(
-        self,
-        fast_get: FastGet,
-        end: bytes,
-        *,
-        headers: Mapping[bytes, bytes],
-        origin: ClientOrigin | None,
-        respond: Callable[[Slot, Response], None],
-        found: Callable[[Slot, bytes, bytes], None],
-        max_url_bytes: int,
-        total: TotalBytes,
-    ) -> None:
-        self._start = fast_get.start
-        self._argument = slice(len(fast_get.start), -len(end))
-        """Where it stands in the data."""
-        self._max_url_bytes = max_url_bytes
-        self._total = total
-        self.handler: Callable[[FastGetRequest], None] = fast_get.handler
+    def __init__(self, route: FastRoute, parts: LaneParts) -> None:
+        self._start = route.start
+        self._begin = len(route.start)
+        """Where the argument begins in the data."""
+        self._max_url_bytes = parts.max_url_bytes
+        self._total = parts.total
+        self.handler: Callable[[FastRequest], None] = route.handler
         self.argument: bytes = b""
-        self.headers: Mapping[bytes, bytes] = headers
-        self.origin: ClientOrigin | None = origin
-        self.end: bytes = end
-        """What follows the argument: the end of the request line, and the header."""
-        self._request = msgspec.structs.replace(fast_get.request)
+        self.body: bytes = b""
+        self.headers: Mapping[bytes, bytes] = {}
+        self.origin: ClientOrigin | None = parts.origin
+        self._request = msgspec.structs.replace(route.request)
         self.slot: Slot = Slot(self._request, False, False, True)
-        self.respond: Respond = partial(respond, self.slot)
-        self.found: Callable[[bytes, bytes], None] = partial(found, self.slot)
+        self.respond: Respond = partial(parts.respond, self.slot)
+        self.found: Callable[[bytes, bytes], None] = partial(parts.found, self.slot)
+
+
+class FastGetLane(FastLane):
+    """The fast path of reads. `end` is what follows the argument: the end of the request line, and the header. It is
+    the same for each request of the lane."""
+
+    __slots__ = ("_argument", "end")
+
+    def __init__(self, route: FastRoute, parts: LaneParts, end: bytes, headers: Mapping[bytes, bytes]) -> None:
+        super().__init__(route, parts)
+        self.headers = headers
+        self.end: bytes = end
+        self._argument = slice(self._begin, -len(end))
+        """Where it stands in the data."""
 
     @staticmethod
     def end_of(request: Request, data: bytes) -> bytes | None:
@@ -249,6 +282,40 @@ class FastGetLane:
         if not is_plain(argument) or total.bytes > total.limit_bytes or total.requests >= total.max_requests:
             return False
         self.argument = self._request.argument = argument
+        self.slot.answer = None
+        return True
+
+
+class FastPutLane(FastLane):
+    """The fast path of writes. `find` is that of the header cache: a client has a header for each length of a value."""
+
+    __slots__ = ("_find",)
+
+    def __init__(self, route: FastRoute, parts: LaneParts, find: Callable[[bytes], KnownHeader | None]) -> None:
+        super().__init__(route, parts)
+        self._find = find
+
+    def take(self, data: bytes) -> bool:
+        """Whether `data`, at most `SLICE_BYTES`, is a request of this lane; then `argument` is its key and `body` its
+        value.
+
+        The connection is at rest.
+        """
+        if not data.startswith(self._start):
+            return False
+        end = data.find(b" ", self._begin)  # as `HeaderCache.read` splits it
+        blank = data.find(_BLANK_LINE, end)
+        known = self._find(data[end + 1 : blank])
+        if known is None:
+            return False
+        body, argument = data[blank + 4 :], data[self._begin : end]
+        if not body or len(body) != known.body_bytes or end > self._max_url_bytes or not is_plain(argument):
+            return False
+        total = self._total
+        if total.bytes > total.limit_bytes or total.requests >= total.max_requests:
+            return False
+        self.argument = self._request.argument = argument
+        self.headers, self.body = known.fields, body
         self.slot.answer = None
         return True
 

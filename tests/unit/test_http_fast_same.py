@@ -1,4 +1,4 @@
-"""Whatever bytes come, and whatever happens meanwhile: a server with the fast path does what one without does."""
+"""Whatever bytes come, and whatever happens meanwhile: a server with the fast paths does what one without does."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from syncline.server.http.response import TEXT, bare
+from tests.helpers.http_lanes import SMALL, Lane
 from tests.helpers.http_wire import get, put
-from tests.unit.test_http_fast_get import SMALL, Lane, with_body
+from tests.unit.test_http_fast_get import with_body
 from tests.unit.test_http_refusals import MALFORMED
 
 Step = tuple[str, int, bytes]
 known = st.sampled_from(
-    [get("/key/a"), with_body, get("/key/b/c"), get("/key/"), get("/"), put("/key/a", b"abc"), get("/key/a?b")]
-)
+    [
+        get("/key/a"), with_body, get("/key/b/c"), get("/key/"), get("/"), get("/key/a?b"),
+        put("/key/a", b"abc"), put("/key/b", b"xyz"), put("/key/a", bytes(40)), put("/key/a?b", b"abc"),
+    ]
+)  # fmt: skip
 damaged = st.builds(
     lambda data, at, octet: data[: at % len(data)] + octet + data[at % len(data) + 1 :],
     known,
@@ -94,10 +98,10 @@ def seen(wire: Lane) -> dict[str, object]:
 @given(
     steps,
     st.booleans(),
-    st.sampled_from([get("/"), get("/key/a"), get("/key/a?b"), put("/", b""), with_body]),
+    st.sampled_from([get("/"), get("/key/a"), get("/key/a?b"), put("/", b""), with_body, put("/key/a", b"abc")]),
     st.integers(1, 3),
 )
-async def test_a_server_with_the_fast_path_does_what_one_without_does(
+async def test_a_server_with_the_fast_paths_does_what_one_without_does(
     steps: list[Step], hold: bool, first: bytes, max_in_flight: int
 ) -> None:
     limits = msgspec.structs.replace(SMALL, max_in_flight=max_in_flight)
@@ -118,3 +122,7 @@ async def test_the_comparison_is_one_of_the_fast_path() -> None:
     for sent in (get("/key/a"), get("/key/b/c"), get("/"), get("/key/a")):
         do(wire, ("send", 0, sent))
     assert wire.taken == 3
+    for _ in range(4):
+        do(wire, ("send", 0, put("/key/a", b"abc")))
+    do(wire, ("send", 0, put("/key/b", b"xyz")))
+    assert wire.taken_writes == 2, "the first two teach the header, and the third opens the lane"

@@ -1,0 +1,253 @@
+"""The PUT fast path: which requests it takes, and that they are answered as by a server that has none."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import pytest
+
+from syncline.errors import NoLeader
+from syncline.server.http.limits import HttpLimits
+from syncline.server.http.parser import SLICE_BYTES
+from syncline.server.http.response import Response
+from syncline.server.http.shortcuts import FastRequest
+from tests.helpers.http_lanes import SMALL, Lane
+from tests.helpers.http_wire import get, put
+from tests.helpers.kv_node import KvWire, error_in
+
+
+def opened(wire: Lane) -> Lane:
+    """A connection that has its lane of writes, on a server that knows headers of these lengths."""
+    for body in (b"abc", b"abcd"):
+        wire.open(put("/key/a", body))
+    assert (wire.connection._put_lane is not None) == (wire.server.shared.fast_put is not None)
+    return wire
+
+
+async def test_a_write_that_says_nothing_else_takes_the_fast_path() -> None:
+    wire = opened(Lane())
+    wire.send(put("/key/a/b", b"xyz"))
+    wire.send(put("/key/-._~!$&'()*+,;=:@/Z9", b"four"))
+    assert wire.taken_writes == 2
+    assert [(request.path, request.body) for request in wire.requests] == [
+        (b"/key/a/b", b"xyz"),
+        (b"/key/-._~!$&'()*+,;=:@/Z9", b"four"),
+    ]
+    assert [answer.body for answer in wire.answers] == [b"PUT /key/a/b xyz", b"PUT /key/-._~!$&'()*+,;=:@/Z9 four"]
+    assert wire.told[-1] == ("", 200, 0.0)
+    queue = wire.connection._queue
+    assert (wire.server.held_bytes, queue.in_flight, len(queue.slots)) == (0, 0, 0)
+
+
+ORDINARY = {
+    "another path": put("/keys/a", b"abc"),
+    "no key": put("/key/", b"abc"),
+    "a query": put("/key/a?b=c", b"abc"),
+    "a percent-escape": put("/key/a%20b", b"abc"),
+    "a space": put("/key/a b", b"abc"),
+    "a null": put("/key/a\0", b"abc"),
+    "a line feed": put("/key/a\n", b"abc"),
+    "an unknown header": put("/key/a", b"abc", "A: b"),
+    "an unknown length": put("/key/a", b"abcdef"),
+    "an empty value": put("/key/a", b""),
+    "a value that is short of its length": put("/key/a", b"abc")[:-1],
+    "more than its length": put("/key/a", b"abc") + b"G",
+    "two": put("/key/a", b"abc") * 2,
+    "no end of the header": put("/key/a", b"abc")[:-7],
+    "HTTP/1.0": put("/key/a", b"abc").replace(b"1.1", b"1.0"),
+    "POST": put("/key/a", b"abc").replace(b"PUT", b"POST"),
+    "lower case": put("/key/a", b"abc").replace(b"PUT", b"put"),
+    "a long key": put("/key/" + "a" * 100, b"abc"),
+    "a header in the key": b"PUT /key/" + put("/key/a", b"abc"),
+}
+
+
+@pytest.mark.parametrize("case", ORDINARY)
+async def test_a_write_that_says_more_takes_the_ordinary_way(case: str) -> None:
+    wire, plain = Lane(), Lane(fast=False)
+    for each in (wire, plain):
+        opened(each).send(ORDINARY[case])
+        await each.settle()
+    assert wire.taken_writes == 0
+    assert wire.received == plain.received
+    assert wire.server.held_bytes == plain.server.held_bytes
+
+
+async def test_a_long_piece_of_input_is_parsed_in_slices() -> None:
+    wire = Lane(limits=HttpLimits())
+    long = put("/key/a", bytes(SLICE_BYTES))
+    wire.open(long)
+    wire.send(long)
+    assert wire.taken_writes == 0
+    assert len(wire.requests) == 1
+
+
+async def test_its_value_counts_as_held_until_the_answer() -> None:
+    wire = opened(Lane(hold=True))
+    wire.send(put("/key/a", b"abc"))
+    assert wire.taken_writes == 1
+    assert (wire.server.held_bytes, wire.connection._held.running) == (3, 3)
+    wire.connection.check()
+    wire.answer(0)
+    assert (wire.server.held_bytes, wire.connection._held.running) == (0, 0)
+    wire.connection.check()
+
+
+async def test_its_value_is_not_kept_behind_the_answer() -> None:
+    wire = opened(Lane())
+    wire.send(put("/key/a", b"abc"))
+    lane = wire.connection._put_lane
+    assert lane is not None
+    assert lane.body == b""
+
+
+async def test_as_much_as_may_be_held_stops_the_reading() -> None:
+    wire = opened(Lane(hold=True))
+    wire.server.shared.limits = HttpLimits(max_held_bytes=2)
+    wire.send(put("/key/a", b"abc"))
+    assert (wire.taken_writes, wire.transport.reading) == (1, False)
+    wire.answer(0)
+    await wire.settle()
+    assert wire.transport.reading
+
+
+async def test_a_client_that_leaves_before_its_answer_leaves_nothing() -> None:
+    wire = opened(Lane(hold=True))
+    wire.send(put("/key/a", b"abc"))
+    wire.connection.abort()
+    assert wire.server.shared.total.requests == 0
+    wire.answer(0)
+    assert (wire.received, wire.server.held_bytes) == (b"", 0)
+    assert wire.connection._put_lane is None
+
+
+@pytest.mark.parametrize("what", ["bytes", "requests"])
+async def test_above_the_limit_of_all_clients_a_write_is_refused(what: str) -> None:
+    wire = opened(Lane())
+    total = wire.server.shared.total
+    setattr(total, what, SMALL.max_total_held_bytes + 1 if what == "bytes" else total.max_requests)
+    wire.send(put("/key/a", b"abc"))
+    await wire.settle()
+    assert wire.taken_writes == 0
+    assert [answer.status for answer in wire.answers] == [503]
+
+
+async def test_a_read_behind_a_write_waits_for_it() -> None:
+    wire = opened(Lane(hold=True))
+    wire.send(put("/key/a", b"abc"))
+    wire.send(get("/key/a"))
+    assert [request.method for request in wire.requests] == ["PUT"]
+    wire.answer(0, b"first")
+    await wire.settle()
+    assert [request.method for request in wire.requests] == ["PUT", "GET"]
+    wire.answer(1, b"second")
+    await wire.settle()
+    assert [answer.body for answer in wire.answers] == [b"first", b"second"]
+
+
+# --- the route that has it
+
+
+async def route_of(wire: KvWire) -> KvWire:
+    """A connection on which writes of these lengths take the fast path."""
+    for body in (b"abc", b"x" * 60) * 3:
+        await wire.ask("PUT", "/key/a", body)
+    assert wire.connection._put_lane is not None
+    return wire
+
+
+@pytest.mark.parametrize(
+    ("key", "fields", "status"),
+    [
+        ("a", (), 200),
+        ("new", (), 200),
+        ("a" * 100, (), 200),
+        ("a" * 101, (), 413),
+        ("a", ("If-None-Match: *",), 412),
+        ("a", ("If-Match: *",), 200),
+        ("a", ('If-Match: "1000"',), 412),
+        ("a", ("Idempotency-Key: one",), 200),
+    ],
+)
+async def test_a_write_is_answered_as_ever(key: str, fields: tuple[str, ...], status: int) -> None:
+    received = []
+    for fast in (True, False):
+        wire = KvWire()
+        if not fast:
+            wire.server.serve(wire.site)
+            wire.connection._put_lane = None
+        await wire.ask("PUT", "/key/a", b"first")
+        answers = [await wire.ask("PUT", f"/key/{key}", b"abc", *fields) for _ in range(5)]
+        assert (wire.connection._put_lane is not None) == fast
+        assert {answer.status for answer in answers} == {status}
+        received.append([(answer.status, answer.headers, answer.body) for answer in answers])
+    assert received[0] == received[1]
+
+
+async def test_a_write_with_a_known_value_is_stored() -> None:
+    wire = await route_of(KvWire())
+    answer = await wire.ask("PUT", "/key/b/c", b"xyz")
+    record = wire.backend.store.get(b"b/c")
+    assert record is not None
+    assert (record.value, answer.headers["etag"]) == (b"xyz", f'"{record.mod_revision}"')
+
+
+async def test_a_value_above_the_limit_is_refused_on_the_fast_path() -> None:
+    wire = KvWire(max_value_bytes=50)
+    for _ in range(4):
+        answer = await wire.ask("PUT", "/key/a", b"x" * 60)
+        assert (answer.status, error_in(answer)["code"]) == (413, "too_large")
+    assert wire.backend.store.get(b"a") is None
+
+
+async def test_a_write_that_fails_is_answered_with_its_error() -> None:
+    wire = await route_of(KvWire())
+    wire.backend.propose_error = NoLeader("nobody leads")
+    answer = await wire.ask("PUT", "/key/a", b"abc")
+    assert (answer.status, error_in(answer)["code"]) == (503, "no_leader")
+
+
+async def test_a_write_that_can_not_be_proposed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = await route_of(KvWire())
+
+    def propose(*_: object) -> NoReturn:
+        raise NoLeader("nobody leads")
+
+    monkeypatch.setattr(wire.backend, "propose", propose)
+    answer = await wire.ask("PUT", "/key/a", b"abc")
+    assert (answer.status, error_in(answer)["code"]) == (503, "no_leader")
+
+
+async def test_a_fault_after_the_write_is_answered_with_500(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = await route_of(KvWire())
+
+    def propose(command: bytes, timeout_s: float, then: object) -> None:
+        assert callable(then)
+        then("no answer of a put", None)
+
+    monkeypatch.setattr(wire.backend, "propose", propose)
+    answer = await wire.ask("PUT", "/key/a", b"abc")
+    assert (answer.status, error_in(answer)["outcome"]) == (500, "unknown")
+
+
+async def test_without_credentials_a_write_is_refused_on_the_fast_path() -> None:
+    wire = await route_of(KvWire())
+    wire.backend.machine.auth_flag.on = True
+    answer = await wire.ask("PUT", "/key/b", b"abc")
+    assert (answer.status, error_in(answer)["code"]) == (401, "unauthenticated")
+    assert wire.backend.store.get(b"b") is None
+
+
+async def test_a_second_answer_to_a_write_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    wire = opened(Lane())
+
+    def twice(_: str, request: FastRequest) -> None:
+        request.found(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n", b"once")
+        request.respond(Response(200, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n", b"twice"))
+
+    wire.serve(twice)
+    wire.connection._put_lane = None
+    for _ in range(2):
+        wire.send(put("/key/a", b"abc"))
+    assert wire.answers[-1].body == b"once"
+    assert "answered twice" in caplog.text
