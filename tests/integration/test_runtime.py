@@ -102,7 +102,7 @@ async def test_without_a_quorum_the_outcome_is_told(tmp_path: Path) -> None:
             await leader.read_index(timeout=0.1)
         with pytest.raises(NotLeader):
             await leader.verify_leader(timeout=0.1)
-        assert leader._driver._queue == [], "what has ended waits for no leader"
+        assert leader._driver.proposer.queue == [], "what has ended waits for no leader"
         assert leader.stats().proposals_pending == 0
 
 

@@ -8,7 +8,7 @@ from syncline.consensus.types import NodeId, StateType
 from syncline.node.forwarding import Forwarding
 from syncline.node.futures import Waiter
 from syncline.node.proposals import Proposals
-from syncline.node.runtime import Driver
+from syncline.node.proposer import Proposer
 from syncline.transport.messages import ForwardReply
 from tests.mutations.catalogue import Mutation, simulator_hunt
 
@@ -48,14 +48,16 @@ def term_of_a_forward_not_compared(patch: pytest.MonkeyPatch) -> None:
 
 def fenced_proposal_proposed_again(patch: pytest.MonkeyPatch) -> None:
     """A fenced proposal whose leader is gone goes to the next one, as any other does."""
-    original = Driver.propose
+    original = Proposer.propose
 
-    def propose(driver: Driver, waiter: Waiter, kind: int, payload: bytes) -> None:
+    def propose(
+        proposer: Proposer, waiter: Waiter, kind: int, data: bytes, timeout_s: float, extensions: bytes, checked: bool
+    ) -> None:
+        original(proposer, waiter, kind, data, timeout_s, extensions, checked)
         if waiter.fence:
-            waiter.payload, waiter.fence = payload, 0
-        original(driver, waiter, kind, payload)
+            waiter.payload, waiter.fence = proposer.queue[-1][2], 0
 
-    patch.setattr(Driver, "propose", propose)
+    patch.setattr(Proposer, "propose", propose)
 
 
 FAILOVER: tuple[Mutation, ...] = (

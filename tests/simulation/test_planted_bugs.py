@@ -18,6 +18,7 @@ from syncline.kv.serving.reads import ConfirmedReads, Read
 from syncline.node.fsm import Entry
 from syncline.node.log_writer import LogWriter
 from syncline.node.proposals import Proposals
+from syncline.node.proposer import Proposer
 from syncline.platform.disk import File
 from syncline.platform.worker import Flusher, Worker
 from syncline.server.http.response import Respond
@@ -131,15 +132,13 @@ def test_an_unknown_outcome_that_is_told_as_not_applied(monkeypatch: pytest.Monk
 
 
 def test_a_proposal_that_is_made_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    from syncline.node.runtime import Driver
+    propose = Proposer.propose
 
-    propose = Driver.propose
+    def twice(self: Proposer, *arguments: Any) -> None:
+        propose(self, *arguments)
+        self.queue.append(self.queue[-1])
 
-    def twice(self: Driver, future: Any, kind: int, payload: bytes) -> None:
-        propose(self, future, kind, payload)
-        propose(self, future, kind, payload)
-
-    monkeypatch.setattr(Driver, "propose", twice)
+    monkeypatch.setattr(Proposer, "propose", twice)
     found("no proposal is applied twice", faults=())
 
 

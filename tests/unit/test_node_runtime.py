@@ -117,7 +117,7 @@ async def test_a_full_disk_of_the_leader_refuses_what_others_forward(tmp_path: P
         def full(size_bytes: int, *, frees_space: bool = False) -> None:
             raise DiskFull(f"no room for {size_bytes}, {frees_space}")
 
-        driver.parts.wal.check_space = full
+        driver.parts.wal.check_space = driver.proposer._check_space = full
         reply = reply_to(driver, forwarded(1, b"x"))
         assert reply.refused[0].code == DISK_FULL
         assert "no room" in reply.refused[0].message
@@ -133,10 +133,10 @@ async def test_what_a_full_link_does_not_take_waits_in_its_order(tmp_path: Path)
         big = bytes(FORWARD_BATCH_BYTES // 2 + 1)
         queue = [(numbered(driver, number), DATA, big) for number in range(1, 6)]
         driver.forwarding.forward(list(queue))
-        assert driver._queue == queue
+        assert driver.proposer.queue == queue
         assert not any(future.attempt for future, _, _ in queue)
         sent.room = True
-        driver._queue = []
+        driver.proposer.clear()
         driver.forwarding.forward(list(queue))
         numbers = [
             [item.number for item in message.proposals] for _, message in sent.messages if isinstance(message, Forward)

@@ -18,6 +18,7 @@ from syncline.node.forwarding import Forwarding, ForwardingCallbacks
 from syncline.node.lost_promises import Promises
 from syncline.node.membership import MembershipCallbacks, MembershipParts, Reconfiguration
 from syncline.node.node_log import NodeLog
+from syncline.node.proposer import Proposer
 from syncline.node.runtime import Driver
 from syncline.node.settlement import Settlement
 from syncline.node.snapshots import SnapshotCallbacks, SnapshotParts, Snapshotter
@@ -31,6 +32,7 @@ def connect(driver: Driver, parts: Parts) -> None:
     assert not hasattr(driver, "parts"), "a driver is connected once"
     core, config, book, transport = driver.core, driver.config, parts.book, parts.transport
     driver.parts = parts
+    driver.proposer = _proposer(driver, parts)
     driver.bootstrap = Bootstrap(
         core,
         book,
@@ -75,7 +77,7 @@ def connect(driver: Driver, parts: Parts) -> None:
         examine=driver.examine,
         append=driver.append,
         awaited=driver.commit_notifier.awaited,
-        propose_again=driver.propose_again,
+        propose_again=driver.proposer.add_again,
     )
     driver.forwarding = Forwarding(core, driver.proposals, transport, forwarding_callbacks)
     driver.asking = Asking(
@@ -87,6 +89,19 @@ def connect(driver: Driver, parts: Parts) -> None:
         driver.digests,
         driver.asking,
         driver.applied_index,
+    )
+
+
+def _proposer(driver: Driver, parts: Parts) -> Proposer:
+    return Proposer(
+        driver.node_id,
+        driver.running,
+        driver.proposals,
+        parts.intake,
+        check_space=parts.wal.check_space,
+        check=parts.check,
+        schedule=driver.schedule,
+        max_entry_bytes=driver.config.max_entry_bytes,
     )
 
 
@@ -106,7 +121,9 @@ def membership_operations(driver: Driver) -> Changes:
         settlement=driver.settlement,
         running=driver.running,
     )
-    return Changes(driver.config, parts, ChangeCallbacks(propose=driver.propose, schedule=driver.schedule), driver.rng)
+    return Changes(
+        driver.config, parts, ChangeCallbacks(propose=driver.proposer.add, schedule=driver.schedule), driver.rng
+    )
 
 
 def _reconfiguration(driver: Driver, parts: Parts) -> Reconfiguration:
@@ -126,7 +143,7 @@ def _reconfiguration(driver: Driver, parts: Parts) -> Reconfiguration:
             proposals=driver.proposals,
         ),
         MembershipCallbacks(
-            propose=driver.propose,
+            propose=driver.proposer.add,
             restoring=lambda: driver.restoring,
             emit=driver.emit,
             ignored=driver.ignored.note,

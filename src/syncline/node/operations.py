@@ -16,11 +16,9 @@ from syncline.errors import (
     OperationError,
     Outcome,
     StorageError,
-    TooLarge,
     UsageError,
 )
 from syncline.node.arguments import (
-    MAX_TIMEOUT_S,
     check_term,
     check_timeout,
     checked_bytes,
@@ -28,8 +26,8 @@ from syncline.node.arguments import (
     checked_flag,
 )
 from syncline.node.asking import AskHandler
-from syncline.node.envelope import DATA, Kind, Proposal, encode
-from syncline.node.futures import ApplyCall, ApplyFuture, ReadFuture, Then, Waiter, settle_error
+from syncline.node.envelope import Kind
+from syncline.node.futures import ApplyCall, ApplyFuture, ReadFuture, Then, settle_error
 from syncline.node.looks import LookWork
 from syncline.node.member_registry import Member
 from syncline.node.proposals import fence_passed
@@ -39,9 +37,6 @@ __all__ = ["Operations"]
 
 _COMMAND, _BARRIER = int(Kind.COMMAND), int(Kind.BARRIER)
 """Plain numbers: a member of an enumeration takes longer to encode and to compare."""
-
-_PROPOSED_AGAIN: Final = frozenset({_COMMAND, _BARRIER, int(Kind.SESSION), int(Kind.SESSION_COMMAND)})
-"""Kinds that are proposed again once an attempt can't take effect any more."""
 
 ENDED_AT_ONCE: Final = (OperationError, NodeFailed, StorageError)
 """Errors of a proposal before it is made. They end the future; wrong arguments raise."""
@@ -150,7 +145,7 @@ class Operations(Generic[R_co]):
         if frees_space:
             call.frees_space = True
         try:
-            self._propose(call, _COMMAND, data, timeout, b"", checked)
+            self._driver.proposer.propose(call, _COMMAND, data, timeout, b"", checked)
         except ENDED_AT_ONCE as error:
             call.failed(error)
 
@@ -332,38 +327,10 @@ class Operations(Generic[R_co]):
             if fence:
                 future.fence = fence
                 self._check_fence(fence)
-            self._propose(future, kind, data, timeout_s, extensions, False)
+            self._driver.proposer.propose(future, kind, data, timeout_s, extensions, False)
         except ENDED_AT_ONCE as error:
             future.failed(error)
         return future
-
-    def _propose(
-        self, waiter: Waiter, kind: int, data: bytes, timeout_s: float, extensions: bytes, checked: bool
-    ) -> None:
-        if type(data) is not bytes or type(extensions) is not bytes:
-            data, extensions = checked_bytes(data), checked_bytes(extensions, "extensions")
-        if type(timeout_s) is not float or not 0.0 < timeout_s <= MAX_TIMEOUT_S:
-            check_timeout(timeout_s)
-        driver = self._driver
-        running, parts, proposals = driver.running, driver.parts, driver.proposals
-        loop = running.loop
-        if running.stopped_by is not None or running_loop() is not loop:
-            running.check()
-        size = len(data) + len(extensions)
-        if size > driver.config.max_entry_bytes:
-            raise TooLarge(f"a command of {size} bytes; the limit is {driver.config.max_entry_bytes}")
-        if parts.intake.is_full:
-            raise parts.intake.backlog_full()
-        parts.wal.check_space(size, frees_space=waiter.frees_space)
-        if not checked and parts.check is not None and kind == _COMMAND:
-            parts.check(data)
-        number = proposals.add(waiter, size, loop.time() + timeout_s)
-        payload = encode(Proposal(kind, driver.node_id, number, data, extensions))
-        if waiter.fence:
-            proposals.fenced = True
-        elif kind in _PROPOSED_AGAIN:
-            waiter.payload = payload
-        driver.propose(waiter, DATA, payload)
 
     def _check_fence(self, fence: int) -> None:
         """Raise if nothing can be proposed in this term now."""

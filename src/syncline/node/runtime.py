@@ -41,13 +41,14 @@ from syncline.node.events import DiskSlow, Event, Events, LeaderChanged, NodeSto
 from syncline.node.examination import Examined, examine_forward
 from syncline.node.first_election import FirstElection
 from syncline.node.forwarding import Forwarding
-from syncline.node.futures import Queued, Waiter
+from syncline.node.futures import Waiter
 from syncline.node.ignored_entries import Ignored
 from syncline.node.lost_promises import Promises
 from syncline.node.member_registry import time_of
 from syncline.node.membership import Reconfiguration
 from syncline.node.node_log import NodeLog
 from syncline.node.proposals import Proposals
+from syncline.node.proposer import Proposer
 from syncline.node.read_batches import ReadBatches
 from syncline.node.recovery_barrier import RecoveryBarrier
 from syncline.node.rejections import dropped
@@ -96,6 +97,7 @@ class Driver:
     promises: Promises
     reconfiguration: Reconfiguration
     addresses: Addresses
+    proposer: Proposer
     snapshotter: Snapshotter
     pacing: AppendPacing
     digests: Digests
@@ -142,8 +144,6 @@ class Driver:
         self.leader_changes: int = 0
         self.loop_lag_s: float = 0.0
         self._failed = failed
-        self._queue: list[Queued] = []
-        self._queued_bytes = 0
         self._appending = False
         """Whether the disk has not answered since this leader appended proposals of its own. Others gather meanwhile.
 
@@ -184,6 +184,7 @@ class Driver:
     def reload(self, config: Config) -> None:
         """Go on with other timers and limits: those of the driver itself."""
         self.config = config
+        self.proposer.max_entry_bytes = config.max_entry_bytes
         self.proposals.max_bytes = config.max_pending_bytes
         self.reads.retry_s = READS_RETRY_HEARTBEATS * config.heartbeat_s
 
@@ -193,7 +194,7 @@ class Driver:
         if self._ticker is not None:
             self._ticker.cancel()
         self.commit_notifier.stop()
-        self._queue.clear()
+        self.proposer.clear()
         self.proposals.fail_all(sent, unsent)
         self.reads.fail_all(unsent)
         self.asking.stop(sent, unsent)
@@ -246,8 +247,7 @@ class Driver:
         self.forwarding.waiting = False
         self.parts.disk_watch.tick()
         self.pacing.tick()
-        if self._queue:  # proposals that ended while they waited for a leader must not stay in memory
-            self._queue = [item for item in self._queue if not item[0].done()]
+        self.proposer.drop_ended()
         if self.core.state is StateType.LEADER:
             self.leader_contact_s = now
             self._yield_if_disk_stalls()
@@ -283,14 +283,6 @@ class Driver:
         return self.core.raft.restored_index > self.applied
 
     # -- events in ----------------------------------------------------------------------------------------------------
-
-    def propose(self, waiter: Waiter, kind: int, payload: bytes) -> None:
-        """Queue a proposal of this node; all of one turn go together."""
-        assert not self.running.stopped, "a proposal on a stopped node would never end"
-        self._queue.append((waiter, kind, payload))
-        self._queued_bytes += len(payload)
-        if not self._scheduled:
-            self.schedule()
 
     def schedule(self) -> None:
         if not self._scheduled and not self.running.stopped:
@@ -396,7 +388,7 @@ class Driver:
             return
         self._in_turn = True
         try:
-            if self._queue:
+            if self.proposer.queue:
                 self._flush_queue()
             if ask and self.reads.to_ask:
                 self.reads.ask(self.loop.time())
@@ -485,20 +477,18 @@ class Driver:
         leads = core.state is StateType.LEADER
         if core.raft.transferee != NONE if leads else self.forwarding.waiting:
             return  # until the next tick, or another leader
-        if leads and self._appending and self._queued_bytes < GATHER_BYTES:
+        if leads and self._appending and self.proposer.queued_bytes < GATHER_BYTES:
             return  # until `on_durable`
         term = core.term
         if proposals.open_term != term and not proposals.open(term):
             return  # until the attempts of earlier terms are decided
-        queue, self._queue, self._queued_bytes = self._queue, [], 0
-        queue = [item for item in queue if not item[0].done()]
+        queue = [item for item in self.proposer.take() if not item[0].done()]
         if proposals.fenced:
             queue = proposals.within_fence(queue, term)
         if leads:
             queue, waiting = self.parts.intake.admitted(queue, core.raft.id, proposals.refused)
             if waiting:
-                proposals.fenced |= any(waiter.fence for waiter, _, _ in waiting)
-                self._queue[:0] = waiting
+                self.proposer.put_back(waiting)
         if not queue:
             return
         if not leads:
@@ -561,13 +551,6 @@ class Driver:
     def _refused(self, number: int) -> RefusedProposal:
         """The core took none of a batch."""
         return dropped(number, self.parts.intake.dropped(), transferring=self.core.raft.transferee != NONE)
-
-    def propose_again(self, again: Sequence[Queued]) -> None:
-        """Put proposals back into the queue, in their order."""
-        self._queue = sorted([*again, *self._queue], key=lambda item: item[0].number)
-        self.proposals.fenced |= any(waiter.fence for waiter, _, _ in again)
-        self._queued_bytes = sum(len(payload) for _, _, payload in self._queue)
-        self.schedule()
 
     # -- calls to others ---------------------------------------------------------------------------------------------
 

@@ -174,7 +174,8 @@ class SessionOperations(Operations[R_co]):
             self._driver.running.check()
             check(data)
         command = SessionCommand(key, fingerprint_of(checked_bytes(fingerprint, "fingerprint") or data), data)
-        self._propose(waiter, _SESSION_COMMAND, encode_command(command), timeout_s, extensions, True)
+        encoded = encode_command(command)
+        self._driver.proposer.propose(waiter, _SESSION_COMMAND, encoded, timeout_s, extensions, True)
 
     def _proposing(
         self, data: bytes, key: OnceKey, timeout_s: float, extensions: bytes, frees_space: bool
