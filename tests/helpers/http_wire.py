@@ -251,6 +251,10 @@ class Feed:
         assert self.wake is None, "it starts once"
         self.wake = wake
 
+    @property
+    def has_more(self) -> bool:
+        return bool(self.pieces)
+
     def read(self) -> bytes | None:
         assert self.wake is not None, "it is read after its start"
         assert not self.closed

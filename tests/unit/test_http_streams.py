@@ -55,6 +55,24 @@ async def test_stream_is_sent_in_chunks_as_its_pieces_come() -> None:
     assert not wire.transport.closing
 
 
+async def test_stream_is_read_once_for_a_piece_that_is_alone() -> None:
+    wire = FeedWire()
+    wire.send(get("/feed"))
+    await wire.settle()
+    [feed] = wire.feeds
+    before = feed.reads
+    feed.give(b"alone")
+    await wire.settle()
+    assert feed.reads == before + 1
+    feed.give(b"two", b"", b"three", None)
+    await wire.settle()
+    assert feed.reads == before + 3, "an empty piece is the end of what there is"
+    feed.give()
+    await wire.settle()
+    [answer] = wire.answers
+    assert (answer.body, answer.complete, feed.closed) == (b"alonetwothree", True, 1)
+
+
 async def test_stream_that_has_ended_lets_the_connection_go_on() -> None:
     wire = FeedWire()
     for _ in range(3):

@@ -76,7 +76,6 @@ class KeyWatch(Generic[Message]):
     __slots__ = (
         "_hub",
         "_messages",
-        "_unread_bytes",
         "_wake",
         "counted",
         "deletes",
@@ -90,12 +89,14 @@ class KeyWatch(Generic[Message]):
         "puts",
         "stale",
         "start_key",
+        "unread_bytes",
     )
 
     def __init__(self, hub: Hub, start: bytes, end: bytes | None, form: WatchForm[Message]) -> None:
         self._hub = hub
         self._messages: deque[tuple[int, Message, int]] = deque()
-        self._unread_bytes = 0
+        self.unread_bytes: int = 0
+        """What its unread messages count for."""
         self._wake: Callable[[], None] | None = None
         self.start_key: bytes = start
         self.end: bytes | None = end
@@ -120,9 +121,9 @@ class KeyWatch(Generic[Message]):
         return self._messages[0][0] if self._messages else 0
 
     @property
-    def unread_bytes(self) -> int:
-        """What its unread messages count for."""
-        return self._unread_bytes
+    def has_more(self) -> bool:
+        """Whether a message waits to be read, or the watch has ended."""
+        return self.error is not None or bool(self._messages)
 
     def start(self, wake: Callable[[], None]) -> None:
         """Begin. `wake` is called when there is something to read after there was nothing; it must only schedule."""
@@ -138,7 +139,7 @@ class KeyWatch(Generic[Message]):
         if not self._messages:
             return None
         _, message, size_bytes = self._messages.popleft()
-        self._unread_bytes -= size_bytes
+        self.unread_bytes -= size_bytes
         self._hub.unread_bytes -= size_bytes
         if not self._messages and self.phase == FULL:
             self._hub.go_on(self)
@@ -153,16 +154,17 @@ class KeyWatch(Generic[Message]):
 
     def give(self, revision: int, message: Message, size_bytes: int) -> None:
         """Add a message to those that wait for the reader."""
-        self._messages.append((revision, message, size_bytes))
-        self._unread_bytes += size_bytes
+        messages = self._messages
+        messages.append((revision, message, size_bytes))
+        self.unread_bytes += size_bytes
         self._hub.unread_bytes += size_bytes
-        if len(self._messages) == 1 and self._wake is not None:
+        if len(messages) == 1 and self._wake is not None:
             self._wake()
 
     def drop(self) -> None:
         """Drop what was not read."""
-        self._hub.unread_bytes -= self._unread_bytes
-        self._unread_bytes = 0
+        self._hub.unread_bytes -= self.unread_bytes
+        self.unread_bytes = 0
         self._messages.clear()
 
     def fail(self, error: OperationError) -> None:

@@ -383,16 +383,20 @@ class WatchHub:
         record = changes[0].record
         is_put = record.version > 0
         made: dict[WatchForm[object], tuple[object, int]] = {}
-        made_bytes = 0
+        made_bytes = size_bytes = 0
+        form: WatchForm[object] | None = None
+        message: object = None
         for watch in index.at(record.key):
             if revision < watch.next or not (watch.puts if is_put else watch.deletes):
                 continue
-            form = watch.form
-            if form not in made:
-                message = form.changes(revision, changes)
-                made[form] = message, form.size_bytes(message)
-                made_bytes += made[form][1]
-            self._give(watch, revision, *made[form], 1)
+            if watch.form is not form:  # most watches have that of the one before
+                form = watch.form
+                if form not in made:
+                    message = form.changes(revision, changes)
+                    made[form] = message, form.size_bytes(message)
+                    made_bytes += made[form][1]
+                message, size_bytes = made[form]
+            self._give(watch, revision, message, size_bytes, 1)
         return made_bytes
 
     def _give(self, watch: KeyWatch[object], revision: int, message: object, size_bytes: int, count: int) -> None:

@@ -86,6 +86,8 @@ class BackupRoutes:
 class _BackupSource:
     """The frames of a view, which is released at the end, or if the client leaves."""
 
+    has_more: Final = True
+
     def __init__(self, view: KvSnapshot, ended: Callable[[], None]) -> None:
         self._view = view
         self._ended = ended

@@ -88,6 +88,8 @@ class EventRoutes:
 class EventSource:
     """The body of one stream."""
 
+    has_more: Final = True
+
     def __init__(self, feed: EventFeed, number: int, principal: Principal | NoUser) -> None:
         self._feed = feed
         self._number = number

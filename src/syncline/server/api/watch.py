@@ -200,6 +200,10 @@ class _WatchSource:
     def start(self, wake: Callable[[], None]) -> None:
         self._watch.start(wake)
 
+    @property
+    def has_more(self) -> bool:
+        return self._watch.has_more
+
     def read(self) -> bytes | None:
         if self._beginning:
             beginning, self._beginning = self._beginning, b""

@@ -72,6 +72,10 @@ class GuardedSource:
         self._wake = wake
         self._source.start(wake)
 
+    @property
+    def has_more(self) -> bool:
+        return self._refusal is not None or self._source.has_more
+
     def read(self) -> bytes | None:
         # Asked each time: a change may stand between the event that woke the stream and this call.
         refusal = self._refusal or self._principal.read_refusal(*self._range)

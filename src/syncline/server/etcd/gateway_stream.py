@@ -105,6 +105,11 @@ class StreamBridge:
         self._wake = wake
         wake()
 
+    @property
+    def has_more(self) -> bool:
+        """Whether there is another message, or the end."""
+        return self._ended or bool(self._pieces)
+
     def read(self) -> bytes | None:
         """The next message; None at the end."""
         if self._pieces:

@@ -261,16 +261,17 @@ class Output:
         ]
 
     def _wake(self) -> None:
-        if not self._link.write_paused:  # else it is read when the client has read
-            self.schedule_flush()
+        if not (self.flush_scheduled or self._link.write_paused):  # else it is read when the client has read
+            self.flush_scheduled = True
+            self._shared.flush_later(self)
 
     def _go_on_streaming(self, stream: StreamUnderWay) -> bool:
         """Write what the source has. Return whether the stream has ended, so that those behind it may be written."""
-        link, making = self._link, self._shared.making
+        link, live = self._link, stream.live
         transport = link.transport
         assert transport is not None
-        if not stream.live and not making.has_time:
-            making.later(self)
+        if not live and not self._shared.making.has_time:
+            self._shared.making.later(self)
             return False
         try:
             data = stream.take()
@@ -278,11 +279,11 @@ class Output:
             logger.error("a stream is cut off: its source failed", exc_info=error)
             transport.abort()
             return False
-        if (self._input_ended or stream.last) and stream.live and not (stream.more or stream.ended):
+        if not live:
+            self._shared.making.count(len(data))
+        elif (self._input_ended or stream.last) and not (stream.more or stream.ended):
             data += stream.finish()
         if data:
-            if not stream.live:
-                making.count(len(data))
             transport.write(data)
         if not stream.ended:
             if stream.more and not link.write_paused:

@@ -33,6 +33,12 @@ client must not have the loop to itself."""
 class StreamSource(Protocol):
     """Gives the body of a streamed answer. It is called on the event loop, and must not block."""
 
+    @property
+    def has_more(self) -> bool:
+        """Whether the next `read` has something at once, the end included; true if it is not known. It spares a call
+        of `read` behind each piece."""
+        ...
+
     def start(self, wake: Callable[[], None]) -> None:
         """The answer's turn has come: `read` is called from now on.
 
@@ -71,6 +77,8 @@ class Stream(Response, kw_only=True, eq=False, gc=False):
 class _Pieces:
     """The pieces of an iterator."""
 
+    has_more: Final = True
+
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
 
@@ -107,18 +115,21 @@ class StreamUnderWay:
 
     def take(self) -> bytes:
         """The next bytes to be written; empty if there is nothing yet. Raises what the source raises."""
-        read, chunked = self.source.read, self._chunked
+        source, chunked = self.source, self._chunked
+        piece = source.read()
+        if piece and not source.has_more:  # one event, most often
+            self.more = False
+            return b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece
         parts: list[bytes] = []
         left = WRITE_BYTES
-        while left > 0:
-            piece = read()
-            if not piece:
-                self.more = False
-                if piece is None:
-                    parts.append(self.finish())
-                break
-            left -= len(piece)
+        while piece:
             parts.append(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
-        else:
-            self.more = True
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+            left -= len(piece)
+            if left <= 0:
+                self.more = True
+                return b"".join(parts)
+            piece = source.read()
+        self.more = False
+        if piece is None:
+            parts.append(self.finish())
+        return b"".join(parts)
