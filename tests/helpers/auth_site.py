@@ -175,7 +175,7 @@ class AuthWire(KvWire):
         )
         self._seen = 0
         Wire.__init__(self, server=HttpServer(self.site, wall_time_s=lambda: 0.0))
-        self.server.shared.fast_get = self.site.fast_get
+        self.server.serve(self.site, self.site.fast_get, self.site.fast_put)
         self.site.watches.given = self.server.write_streams
         if backend is None:
             add_users(self.backend)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import NoReturn
 
 import pytest
@@ -11,8 +12,9 @@ from syncline.server.http.limits import HttpLimits
 from syncline.server.http.parser import SLICE_BYTES
 from syncline.server.http.response import Response
 from syncline.server.http.shortcuts import FastRequest
+from tests.helpers.auth_site import LONG_MS, AuthWire, add_users, bearer, grant, withdraw
 from tests.helpers.http_lanes import SMALL, Lane
-from tests.helpers.http_wire import get, put
+from tests.helpers.http_wire import Wire, get, put
 from tests.helpers.kv_node import KvWire, error_in
 
 
@@ -251,3 +253,95 @@ async def test_a_second_answer_to_a_write_is_dropped(caplog: pytest.LogCaptureFi
         wire.send(put("/key/a", b"abc"))
     assert wire.answers[-1].body == b"once"
     assert "answered twice" in caplog.text
+
+
+# --- while clients need credentials
+
+
+async def guarded(max_user_requests: int = 0) -> AuthWire:
+    """A connection of a user that may write the key a, with its fast paths open."""
+    wire = AuthWire(max_user_requests=max_user_requests)
+    grant(wire.backend, reads=[(b"a", b"b")], writes=[(b"a", b"b")])
+    for _ in range(4):
+        assert (await wire.ask("PUT", "/key/a", b"abc", bearer("ann"))).status == 200
+        assert (await wire.ask("GET", "/key/a", b"", bearer("ann"))).status == 200
+    assert wire.connection._put_lane is not None
+    assert wire.connection._lane is not None
+    return wire
+
+
+async def test_user_writes_by_the_fast_path_with_its_permission_alone() -> None:
+    wire = await guarded()
+    assert (await wire.ask("PUT", "/key/a2", b"xyz", bearer("ann"))).status == 200
+    assert (await wire.ask("PUT", "/key/b", b"xyz", bearer("ann"))).status == 403
+    assert (await wire.ask("PUT", "/key/a", b"xyz")).status == 401
+    withdraw(wire.backend)
+    assert (await wire.ask("PUT", "/key/a", b"xyz", bearer("ann"))).status == 403
+    values = [wire.backend.store.get(key) for key in (b"a", b"a2", b"b")]
+    assert [record and record.value for record in values] == [b"abc", b"xyz", b"value"]
+
+
+async def test_user_writes_by_the_fast_path_until_its_token_expires() -> None:
+    wire = await guarded()
+    wire.wall_s += LONG_MS / 1000
+    assert (await wire.ask("PUT", "/key/a", b"xyz", bearer("ann"))).status == 401
+
+
+async def test_permission_withdrawn_under_way_refuses_a_fast_write(caplog: pytest.LogCaptureFixture) -> None:
+    wire = await guarded()
+    wire.backend.hold = True
+    wire.send(put("/key/a", b"xyz", bearer("ann")))
+    withdraw(wire.backend)
+    with caplog.at_level(logging.WARNING):
+        wire.backend.release()
+        await wire.settle()
+    answer = wire.next_answer()
+    assert (answer.status, error_in(answer)["code"]) == (403, "permission_denied")
+    [line] = [one for one in caplog.records if getattr(one, "event", "") == "refused"]
+    assert (getattr(line, "user", ""), getattr(line, "status", 0)) == ("ann", 403)
+    assert wire.site.gate.user_requests.running == {}
+
+
+@pytest.mark.parametrize("sent", [put("/key/a", b"abc", bearer("ann")), get("/key/a", bearer("ann"))])
+async def test_fast_requests_count_for_their_user(sent: bytes) -> None:
+    wire = await guarded(max_user_requests=1)
+    users = wire.site.gate.user_requests
+    assert users.running == {}
+    others = [Wire(server=wire.server) for _ in range(2)]
+    for other in others:
+        for _ in range(3):
+            other.send(sent)
+            await other.settle()
+        assert [answer.status for answer in other.answers] == [200] * 3
+        other.transport.written.clear()
+    wire.backend.hold = True
+    for other in others:
+        other.send(sent)
+    assert users.running == {"ann": 1}
+    assert [answer.status for answer in others[1].answers] == [429]
+    while wire.backend.held:
+        wire.backend.release()
+    await wire.settle()
+    assert [answer.status for answer in others[0].answers] == [200]
+    assert (users.running, users.proposed_bytes) == ({}, {})
+
+
+async def test_fast_requests_that_fail_at_once_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = await guarded(max_user_requests=1)
+
+    def fails(*_: object) -> NoReturn:
+        raise NoLeader("nobody leads")
+
+    monkeypatch.setattr(wire.backend, "propose", fails)
+    monkeypatch.setattr(wire.backend, "read_index", fails)
+    for method in ("PUT", "GET"):
+        answer = await wire.ask(method, "/key/a", b"abc" if method == "PUT" else b"", bearer("ann"))
+        assert (answer.status, error_in(answer)["code"]) == (503, "no_leader")
+    assert wire.site.gate.user_requests.running == {}
+
+
+async def test_fast_path_of_writes_that_was_opened_without_credentials_needs_them_later() -> None:
+    wire = await route_of(KvWire())
+    add_users(wire.backend)
+    for _ in range(4):
+        assert (await wire.ask("PUT", "/key/a", b"abc")).status == 401

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Final, TypeVar
 
@@ -44,7 +44,7 @@ from syncline.server.api.error_codes import (
     UNKNOWN_ROUTE,
     WAIT_LIMIT,
 )
-from syncline.server.api.errors import RequestError, internal_error, problem
+from syncline.server.api.errors import RequestError, problem
 from syncline.server.api.idempotency import FIELD, propose
 from syncline.server.api.leader_field import LeaderField
 from syncline.server.api.long_poll import FROM, WAIT, LongPolls, PollPlan
@@ -54,13 +54,21 @@ from syncline.server.api.router import Explain, Router
 from syncline.server.api.ttl import LEASE, TTL
 from syncline.server.auth.access import KEYS
 from syncline.server.auth.gate import AccessGate
-from syncline.server.auth.principal import Principal
 from syncline.server.http.limits import KIB
 from syncline.server.http.request import Request
 from syncline.server.http.response import JSON, NO_CACHE, NO_STORE, OCTETS, Deferred, Respond, Response, status_line
-from syncline.server.http.shortcuts import CONDITIONS, FastRequest, FastRoute
+from syncline.server.http.shortcuts import CONDITIONS
 
-__all__ = ["DEFAULT_MAX_KEY_BYTES", "DEFAULT_MAX_VALUE_BYTES", "KeyRoutes", "parse_etags"]
+__all__ = [
+    "DEFAULT_MAX_KEY_BYTES",
+    "DEFAULT_MAX_VALUE_BYTES",
+    "FOUND",
+    "PATTERN",
+    "WRITTEN",
+    "KeyRoutes",
+    "not_found",
+    "parse_etags",
+]
 
 PATTERN: Final = "/key/{key...}"
 
@@ -110,9 +118,6 @@ DEFER_BYTES: Final = 32 * KIB
 
 Cached = TypeVar("Cached")
 
-MEANT_FOR_WRITES: Final = CONDITIONS | {FIELD}
-"""Fields that change what a write does."""
-
 ANY_ETAG: Final = -1
 """The value for `*` among ETags."""
 
@@ -122,8 +127,10 @@ _NO_LENGTH: Final = (
 )
 
 _OK: Final = status_line(200)
-_FOUND: Final = b"%s%s%s" % (_OK, OCTETS, NO_CACHE) + b'ETag: "%d"\r\nSyncline-Revision: %d\r\n%sContent-Length: %d\r\n'
-_WRITTEN: Final = b"%s%s%s" % (_OK, JSON, NO_STORE) + b'ETag: "%d"\r\nSyncline-Revision: %d\r\n%sContent-Length: %d\r\n'
+FOUND: Final = b"%s%s%s" % (_OK, OCTETS, NO_CACHE) + b'ETag: "%d"\r\nSyncline-Revision: %d\r\n%sContent-Length: %d\r\n'
+"""The head of a value: its revision, that of the store, the line that names the leader, the length."""
+WRITTEN: Final = b"%s%s%s" % (_OK, JSON, NO_STORE) + b'ETag: "%d"\r\nSyncline-Revision: %d\r\n%sContent-Length: %d\r\n'
+"""The same of the answer to a write."""
 _DELETED: Final = b"%s%s%s" % (_OK, JSON, NO_STORE) + b"Syncline-Revision: %d\r\n%sContent-Length: %d\r\n"
 
 
@@ -139,11 +146,9 @@ class KeyRoutes:
         explain: Explain,
         explain_read: Explain,
         gate: AccessGate,
-        handle: Callable[[Request, Respond], None],
         max_key_bytes: int = DEFAULT_MAX_KEY_BYTES,
         max_value_bytes: int = DEFAULT_MAX_VALUE_BYTES,
     ) -> None:
-        """`handle` is the ordinary way of a request, for those that the fast path does not take."""
         assert max_key_bytes <= MAX_KEY_BYTES
         self._backend = backend
         self._reads = reads
@@ -153,9 +158,7 @@ class KeyRoutes:
         self._max_key_bytes = max_key_bytes
         self._max_value_bytes = max_value_bytes
         self._auth = gate.flag
-        self._known_reader = gate.known_reader
         self._present_user = gate.present
-        self._handle = handle
         self._polls = LongPolls(backend, hub, reads, answer=self._answer, refusal=self._refusal, explain=explain_read)
         self._read_plans: dict[bytes, ReadPlan] = {}
         self._put_plans: dict[bytes, tuple[float, int, int]] = {}
@@ -194,16 +197,6 @@ class KeyRoutes:
             ),
             conditions=True,
         )
-
-    @property
-    def fast_get(self) -> FastRoute:
-        """The fast path of reads of a key that say nothing else."""
-        return FastRoute(b"GET /key/", Request("GET", b"", b"", {}, b"", route=f"GET {PATTERN}"), self.get_fast)
-
-    @property
-    def fast_put(self) -> FastRoute:
-        """The fast path of writes of a key that say nothing else."""
-        return FastRoute(b"PUT /key/", Request("PUT", b"", b"", {}, b"", route=f"PUT {PATTERN}"), self.put_fast)
 
     # --- reading
 
@@ -273,66 +266,14 @@ class KeyRoutes:
             if refusal is not None:
                 return refusal
         if record is None:
-            return _not_found(store.revision)
+            return not_found(store.revision)
         value = record.value
-        return Response(200, _FOUND % (record.mod_revision, store.revision, self._leader.line, len(value)), value)
+        return Response(200, FOUND % (record.mod_revision, store.revision, self._leader.line, len(value)), value)
 
     def _refusal(self, request: Request) -> Response | None:
         """The refusal if the key may not be read any more: users change while a read waits."""
         refusal = self._present_user(request.principal).read_refusal(request.argument, request.argument + b"\0")
         return None if refusal is None else self._explain_read(refusal)
-
-    def get_fast(self, request: FastRequest) -> None:
-        """`get` by the fast path: the request says nothing but the key."""
-        if len(request.argument) > self._max_key_bytes:
-            request.respond(self._bad_key(request.argument).response())
-            return
-        if self._auth.on:
-            self._get_fast_guarded(request)
-            return
-        try:
-            self._reads.within(DEFAULT_TIMEOUT_S, self._read_fast_open, request, request.respond)
-        except Exception as error:  # noqa: BLE001 - becomes the answer, as in the router
-            request.respond(self._explain_read(error))
-
-    def _get_fast_guarded(self, request: FastRequest) -> None:
-        """`get_fast` while clients need credentials: with a known one that may read the key, else the ordinary way."""
-        key = request.argument
-        principal = self._known_reader(request.headers.get(b"authorization"), key)
-        if principal is None:
-            plain = Request("GET", b"/key/" + key, b"", request.headers, b"", origin=request.origin)
-            self._handle(plain, request.respond)
-            return
-        try:
-            self._reads.within(DEFAULT_TIMEOUT_S, self._read_fast_guarded, (request, key, principal), request.respond)
-        except Exception as error:  # noqa: BLE001 - becomes the answer, as in the router
-            request.respond(self._explain_read(error))
-
-    def _read_fast_guarded(
-        self, read: tuple[FastRequest, bytes, Principal], respond: Respond, error: BaseException | None
-    ) -> None:
-        request, key, principal = read
-        refusal = None
-        if error is None and not principal.is_unchanged:
-            refusal = principal.read_refusal(key, key + b"\0")
-        self._read_fast(request, respond, error or refusal)
-
-    def _read_fast_open(self, request: FastRequest, respond: Respond, error: BaseException | None) -> None:
-        if self._auth.on and error is None:
-            error = self._present_user(None).read_refusal(request.argument, None)
-        self._read_fast(request, respond, error)
-
-    def _read_fast(self, request: FastRequest, respond: Respond, error: BaseException | None) -> None:
-        if error is not None:
-            respond(self._explain_read(error))
-            return
-        store = self._backend.store
-        record = store.get(request.argument)
-        if record is None:
-            respond(_not_found(store.revision))
-            return
-        value = record.value
-        request.found(_FOUND % (record.mod_revision, store.revision, self._leader.line, len(value)), value)
 
     # --- writing
 
@@ -357,33 +298,6 @@ class KeyRoutes:
         fingerprint = encode_command(Put(key, body, 1, expect, ttl_ms)) if FIELD in request.headers else b""
         command = encode_command(Put(key, body, self._backend.new_lease(), expect, ttl_ms))
         self._propose(request, command, timeout_s, respond, fingerprint=fingerprint)
-
-    def put_fast(self, request: FastRequest) -> None:
-        """`put` by the fast path: without a query. If the header says more, or a limit is passed, `put` sees to it."""
-        key, body, headers = request.argument, request.body, request.headers
-        if (
-            self._auth.on
-            or len(key) > self._max_key_bytes
-            or len(body) > self._max_value_bytes
-            or not MEANT_FOR_WRITES.isdisjoint(headers)
-        ):
-            self._handle(Request("PUT", b"/key/" + key, b"", headers, body, origin=request.origin), request.respond)
-            return
-        try:
-            self._backend.propose(encode_put(key, body), DEFAULT_TIMEOUT_S, partial(self._put_fast_done, request))
-        except Exception as error:  # noqa: BLE001 - becomes the answer, as in the router
-            request.respond(self._explain(error))
-
-    def _put_fast_done(self, request: FastRequest, result: object, error: BaseException | None) -> None:
-        try:
-            if error is None and type(result) is PutAnswer:
-                revision = result.revision
-                body = b'{"status":"success","revision":%d}\n' % revision
-                request.found(_WRITTEN % (revision, revision, self._leader.line, len(body)), body)
-            else:
-                self._proposed(request.respond, result, error)
-        except Exception as fault:  # noqa: BLE001 - as in `answering`
-            request.respond(internal_error(fault))
 
     def delete(self, request: Request, respond: Respond) -> None:
         """Remove the key. An absent key is no error: `deleted` has the result."""
@@ -436,7 +350,7 @@ class KeyRoutes:
             revision = result.revision
             own = b',"lease":"%016x"' % result.lease if result.lease else b""
             body = b'{"status":"success","revision":%d%s}\n' % (revision, own)
-            respond(Response(200, _WRITTEN % (revision, revision, self._leader.line, len(body)), body))
+            respond(Response(200, WRITTEN % (revision, revision, self._leader.line, len(body)), body))
         else:
             assert type(result) is DeleteAnswer, result
             deleted = b"true" if result.deleted else b"false"
@@ -528,7 +442,8 @@ def _write_condition(headers: Mapping[bytes, bytes]) -> int | None:
     return EXISTS if revision == ANY_ETAG else revision
 
 
-def _not_found(revision: int) -> Response:
+def not_found(revision: int) -> Response:
+    """There is no such key in the store at this revision."""
     return problem(404, "not_found", "there is no such key", fields=b"Syncline-Revision: %d\r\n" % revision)
 
 

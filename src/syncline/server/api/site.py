@@ -25,6 +25,7 @@ from syncline.server.api.compact import CompactRoutes
 from syncline.server.api.errors import error_response, internal_error
 from syncline.server.api.event_feed import EventFeed
 from syncline.server.api.events import EventRoutes
+from syncline.server.api.fast_keys import FastKeyRoutes
 from syncline.server.api.health import HealthRoutes
 from syncline.server.api.keys import DEFAULT_MAX_KEY_BYTES, DEFAULT_MAX_VALUE_BYTES, KeyRoutes
 from syncline.server.api.leases import LeaseRoutes
@@ -113,9 +114,9 @@ class Site:
             limits=watch_limits,
         )
         backend.observe(self.watches.changed)
-        keys = self._add_key_routes(reads, max_key_bytes, max_value_bytes)
-        self.fast_get: FastRoute = keys.fast_get
-        self.fast_put: FastRoute = keys.fast_put
+        fast = self._add_key_routes(reads, max_key_bytes, max_value_bytes)
+        self.fast_get: FastRoute = fast.get
+        self.fast_put: FastRoute = fast.put
         ListingRoutes(backend, reads, gate=gate, explain=self.explain_read).add_to(self.router)
         BackupRoutes(backend, reads, explain=self.explain_read).add_to(self.router)
         self._add_store_routes(reads, max_key_bytes, max_value_bytes)
@@ -125,7 +126,9 @@ class Site:
         self._add_console_routes(console, name)
         DocumentRoute(lambda: self.router.declared).add_to(self.router)
 
-    def _add_key_routes(self, reads: ConfirmedReads[Respond], max_key_bytes: int, max_value_bytes: int) -> KeyRoutes:
+    def _add_key_routes(
+        self, reads: ConfirmedReads[Respond], max_key_bytes: int, max_value_bytes: int
+    ) -> FastKeyRoutes:
         keys = KeyRoutes(
             self._backend,
             reads,
@@ -133,12 +136,20 @@ class Site:
             explain=self.explain,
             explain_read=self.explain_read,
             gate=self.gate,
-            handle=self.router.handle,
             max_key_bytes=max_key_bytes,
             max_value_bytes=max_value_bytes,
         )
         keys.add_to(self.router)
-        return keys
+        return FastKeyRoutes(
+            self._backend,
+            reads,
+            explain=self.explain,
+            explain_read=self.explain_read,
+            gate=self.gate,
+            handle=self.router.handle,
+            max_key_bytes=max_key_bytes,
+            max_value_bytes=max_value_bytes,
+        )
 
     def _add_store_routes(self, reads: ConfirmedReads[Respond], max_key_bytes: int, max_value_bytes: int) -> None:
         backend, gate, explain = self._backend, self.gate, self.explain

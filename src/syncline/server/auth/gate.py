@@ -141,7 +141,7 @@ class AccessGate:
 
     def handle(self, request: Request, respond: Respond, handler: Handler, access: Access) -> None:
         """Call the handler if the client may do this; else answer 401 or 403."""
-        respond, query, argument = partial(self._answered, request, respond), request.query, request.argument
+        respond, query, argument = partial(self.answer, request, respond), request.query, request.argument
         field = request.headers.get(b"authorization")
         if field is None:
             respond(_unauthenticated("this cluster needs a credential: a user and its password, or a token"))
@@ -166,7 +166,8 @@ class AccessGate:
         except RequestError as refusal:
             asked.respond(refusal.response())
 
-    def _answered(self, request: Request, respond: Respond, response: Response) -> None:
+    def answer(self, request: Request, respond: Respond, response: Response) -> None:
+        """Give the answer to a request of a user; a refusal is noted in the audit log."""
         if response.status in {401, 403}:
             principal = request.principal
             user = principal.user if principal is not None else _claimed(request.headers.get(b"authorization", b""))
@@ -240,7 +241,16 @@ class AccessGate:
     def known_reader(self, field: bytes | None, key: bytes) -> Principal | None:
         """`known`, for the fast path: None as well if the key may not be read, or something must be asked again."""
         principal = self._known.get(field) if field is not None else None
-        return principal if principal is not None and principal.reads_unchanged(key) else None
+        if principal is None or (found := principal.unchanged()) is None or not found.readable.has_key(key):
+            return None
+        return principal
+
+    def known_writer(self, field: bytes | None, key: bytes) -> Principal | None:
+        """The same for a write."""
+        principal = self._known.get(field) if field is not None else None
+        if principal is None or (found := principal.unchanged()) is None or not found.writable.has_key(key):
+            return None
+        return principal
 
     def _identify(self, asked: _Asked, field: bytes) -> None:
         if len(field) > MAX_FIELD_BYTES:

@@ -20,7 +20,7 @@ from syncline.kv.auth.checks import (
 from syncline.kv.auth.flag import AuthFlag
 from syncline.kv.auth.permissions import UserPermissions
 from syncline.kv.auth.state import AuthState
-from syncline.kv.commands import BatchOperation, Put, authorised, decode_command
+from syncline.kv.commands import BatchOperation, Put, authorised, decode_command, encode_put
 from syncline.kv.store import KeyStore
 from syncline.sessions.entries import OnceKey
 
@@ -148,18 +148,14 @@ class Principal:
         """Whether one key may be read. Raises `Unauthenticated`."""
         return self.permissions.readable.has_key(key)
 
-    def reads_unchanged(self, key: bytes) -> bool:
-        """Whether one key may be read, no user has changed since the permissions were last asked for, and the token
-        has not expired. In one call, for the fast path: if it says no, ask the others.
+    def unchanged(self) -> UserPermissions | None:
+        """What the user may do, if no user has changed since that was last asked for, and the token has not expired.
+        In one call, for the fast paths: if it says nothing, ask the others.
         """
-        found, auth = self._permissions, self._backend.store.auth
-        return (
-            found is not None
-            and self._revision == auth.revision
-            and self._auth is auth
-            and (not self.expires_ms or self._wall_ms() < self.expires_ms)
-            and found.readable.has_key(key)
-        )
+        auth = self._backend.store.auth
+        if self._revision != auth.revision or self._auth is not auth:
+            return None
+        return self._permissions if not self.expires_ms or self._wall_ms() < self.expires_ms else None
 
     def check_key_readable(self, key: bytes) -> None:
         """`check_read` for one key."""
@@ -198,6 +194,10 @@ class Principal:
         ):  # most writes need no more than that
             check_command(permissions, store, decoded, self.user, self.token)
         return authorised(command, self.user, self.token, store.auth.revision)
+
+    def authorised_put(self, key: bytes, value: bytes) -> bytes:
+        """`authorised` for a plain put of a key that `unchanged` lets it write."""
+        return authorised(encode_put(key, value), self.user, self.token, self._revision)
 
     def scoped(self, key: OnceKey) -> OnceKey:
         """The key of a command that takes effect once, apart from the same text of other users."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
 from syncline.server.api.errors import RequestError
@@ -23,9 +22,9 @@ class UserRequests:
     def __init__(self, limit: int, limit_bytes: int = 0) -> None:
         self.limit: int = limit
         self.limit_bytes: int = limit_bytes
-        self.running: Counter[str] = Counter()
+        self.running: dict[str, int] = {}
         """By user; none for users without requests."""
-        self.proposed_bytes: Counter[str] = Counter()
+        self.proposed_bytes: dict[str, int] = {}
         """The same of their bytes."""
 
     def call(self, user: str, handler: Callable[[Request, Respond], None], request: Request, respond: Respond) -> None:
@@ -49,7 +48,7 @@ class UserRequests:
             raise
 
     def begin(self, user: str, size_bytes: int) -> Callable[[], None] | None:
-        """Count a request of another interface; what is to be called at its end, None without a limit.
+        """Count a request that does not go by `call`; what is to be called at its end, None without a limit.
 
         Raises:
             RequestError: the user has too many (429, `limit`).
@@ -73,19 +72,23 @@ class UserRequests:
 
     def begun(self, user: str, size_bytes: int) -> None:
         """Count a request."""
-        self.running[user] += 1
+        self.running[user] = self.running.get(user, 0) + 1
         if size_bytes:
-            self.proposed_bytes[user] += size_bytes
+            self.proposed_bytes[user] = self.proposed_bytes.get(user, 0) + size_bytes
 
     def ended(self, user: str, size_bytes: int) -> None:
         """Count it no more."""
-        self.running[user] -= 1
-        if not self.running[user]:
-            del self.running[user]
+        _subtract(self.running, user, 1)
         if size_bytes:
-            self.proposed_bytes[user] -= size_bytes
-            if not self.proposed_bytes[user]:
-                del self.proposed_bytes[user]
+            _subtract(self.proposed_bytes, user, size_bytes)
+
+
+def _subtract(counts: dict[str, int], user: str, number: int) -> None:
+    left = counts[user] - number
+    if left:
+        counts[user] = left
+    else:
+        del counts[user]
 
 
 def _nowhere(response: Response) -> None:

@@ -1,0 +1,203 @@
+"""The fast paths of `/key/{key}`: reads and writes of a key that say nothing else.
+
+The connection has recognised them (`http/shortcuts.py`), and no router stands between. They answer as the ordinary
+routes do (`keys.py`). What needs more goes there: a condition, a key or value above a limit, a credential that is not
+known yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from syncline.kv.commands import encode_put
+from syncline.kv.records import PutAnswer
+from syncline.kv.serving.reads import DEFAULT_TIMEOUT_S, ConfirmedReads
+from syncline.server.api.backend import Backend
+from syncline.server.api.errors import RequestError, internal_error
+from syncline.server.api.idempotency import FIELD
+from syncline.server.api.keys import FOUND, PATTERN, WRITTEN, not_found
+from syncline.server.api.leader_field import LeaderField
+from syncline.server.api.router import Explain
+from syncline.server.auth.gate import AccessGate
+from syncline.server.auth.principal import Principal
+from syncline.server.http.request import Request
+from syncline.server.http.response import Respond
+from syncline.server.http.shortcuts import CONDITIONS, FastRequest, FastRoute
+
+__all__ = ["FastKeyRoutes"]
+
+GET_ROUTE: Final = f"GET {PATTERN}"
+PUT_ROUTE: Final = f"PUT {PATTERN}"
+
+MEANT_FOR_WRITES: Final = CONDITIONS | {FIELD}
+"""Fields that change what a write does."""
+
+
+class FastKeyRoutes:
+    """The fast paths of GET and PUT. `handle` is the ordinary way of a request."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        reads: ConfirmedReads[Respond],
+        *,
+        explain: Explain,
+        explain_read: Explain,
+        gate: AccessGate,
+        handle: Callable[[Request, Respond], None],
+        max_key_bytes: int,
+        max_value_bytes: int,
+    ) -> None:
+        self._backend = backend
+        self._reads = reads
+        self._explain = explain
+        self._explain_read = explain_read
+        self._leader = LeaderField(backend)
+        self._gate = gate
+        self._auth = gate.flag
+        self._handle = handle
+        self._max_key_bytes = max_key_bytes
+        self._max_value_bytes = max_value_bytes
+        self.get: FastRoute = FastRoute(b"GET /key/", Request("GET", b"", b"", {}, b"", route=GET_ROUTE), self._get)
+        self.put: FastRoute = FastRoute(b"PUT /key/", Request("PUT", b"", b"", {}, b"", route=PUT_ROUTE), self._put)
+
+    # --- reading
+
+    def _get(self, request: FastRequest) -> None:
+        if len(request.argument) > self._max_key_bytes:
+            self._handle(_ordinary("GET", request), request.respond)
+            return
+        if self._auth.on:
+            self._get_guarded(request)
+            return
+        try:
+            self._reads.within(DEFAULT_TIMEOUT_S, self._read_open, request, request.respond)
+        except Exception as error:  # noqa: BLE001 - becomes the answer, as in the router
+            request.respond(self._explain_read(error))
+
+    def _get_guarded(self, request: FastRequest) -> None:
+        """`_get` while clients need credentials: with a known one that may read the key, else the ordinary way."""
+        key = request.argument
+        principal = self._gate.known_reader(request.headers.get(b"authorization"), key)
+        if principal is None:
+            self._handle(_ordinary("GET", request), request.respond)
+            return
+        try:
+            end = self._gate.user_requests.begin(principal.user, 0)
+        except RequestError as refusal:
+            request.respond(refusal.response())
+            return
+        read = (request, key, principal, end)
+        try:
+            self._reads.within(DEFAULT_TIMEOUT_S, self._read_guarded, read, request.respond)
+        except Exception as error:  # noqa: BLE001 - becomes the answer, as in the router
+            if end is not None:
+                end()
+            request.respond(self._explain_read(error))
+
+    def _read_guarded(
+        self,
+        read: tuple[FastRequest, bytes, Principal, Callable[[], None] | None],
+        respond: Respond,
+        error: BaseException | None,
+    ) -> None:
+        request, key, principal, end = read
+        if end is not None:
+            end()
+        refusal = None
+        if error is None and not principal.is_unchanged:
+            refusal = principal.read_refusal(key, key + b"\0")
+        self._read(request, respond, error or refusal)
+
+    def _read_open(self, request: FastRequest, respond: Respond, error: BaseException | None) -> None:
+        if self._auth.on and error is None:
+            error = self._gate.present(None).read_refusal(request.argument, None)
+        self._read(request, respond, error)
+
+    def _read(self, request: FastRequest, respond: Respond, error: BaseException | None) -> None:
+        if error is not None:
+            respond(self._explain_read(error))
+            return
+        store = self._backend.store
+        record = store.get(request.argument)
+        if record is None:
+            respond(not_found(store.revision))
+            return
+        value = record.value
+        request.found(FOUND % (record.mod_revision, store.revision, self._leader.line, len(value)), value)
+
+    # --- writing
+
+    def _put(self, request: FastRequest) -> None:
+        key, body = request.argument, request.body
+        if (
+            len(key) > self._max_key_bytes
+            or len(body) > self._max_value_bytes
+            or not MEANT_FOR_WRITES.isdisjoint(request.headers)
+        ):
+            self._handle(_ordinary("PUT", request), request.respond)
+            return
+        if self._auth.on:
+            self._put_guarded(request)
+            return
+        then = partial(self._written, request, request.respond)
+        try:
+            self._backend.propose(encode_put(key, body), DEFAULT_TIMEOUT_S, then)
+        except Exception as error:  # noqa: BLE001 - becomes the answer, as in the router
+            request.respond(self._explain(error))
+
+    def _put_guarded(self, request: FastRequest) -> None:
+        """`_put` while clients need credentials: with a known one that may write the key, else the ordinary way."""
+        key, body, gate = request.argument, request.body, self._gate
+        principal = gate.known_writer(request.headers.get(b"authorization"), key)
+        if principal is None:
+            self._handle(_ordinary("PUT", request), request.respond)
+            return
+        try:
+            end = gate.user_requests.begin(principal.user, len(b"/key/") + len(key) + len(body))
+        except RequestError as refusal:
+            request.respond(refusal.response())
+            return
+        then = partial(self._written_guarded, request, key, principal, end)
+        try:
+            self._backend.propose(principal.authorised_put(key, body), DEFAULT_TIMEOUT_S, then)
+        except Exception as error:  # noqa: BLE001 - becomes the answer, as in the router
+            if end is not None:
+                end()
+            request.respond(self._explain(error))
+
+    def _written_guarded(
+        self,
+        request: FastRequest,
+        key: bytes,
+        principal: Principal,
+        end: Callable[[], None] | None,
+        result: object,
+        error: BaseException | None,
+    ) -> None:
+        if end is not None:
+            end()
+        respond = request.respond
+        if error is not None:  # a refusal goes into the audit log
+            plain = Request("PUT", b"", b"", {}, b"", key, PUT_ROUTE, origin=request.origin, principal=principal)
+            respond = partial(self._gate.answer, plain, respond)
+        self._written(request, respond, result, error)
+
+    def _written(self, request: FastRequest, respond: Respond, result: object, error: BaseException | None) -> None:
+        try:
+            if error is not None:
+                respond(self._explain(error))
+                return
+            assert type(result) is PutAnswer, result
+            revision = result.revision
+            body = b'{"status":"success","revision":%d}\n' % revision
+            request.found(WRITTEN % (revision, revision, self._leader.line, len(body)), body)
+        except Exception as fault:  # noqa: BLE001 - as in `answering`: the request must have an answer
+            respond(internal_error(fault))
+
+
+def _ordinary(method: str, request: FastRequest) -> Request:
+    """The request, for the ordinary way."""
+    return Request(method, b"/key/" + request.argument, b"", request.headers, request.body, origin=request.origin)
