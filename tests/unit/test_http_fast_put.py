@@ -340,7 +340,7 @@ async def test_fast_requests_that_fail_at_once_are_not_counted(monkeypatch: pyte
     assert wire.site.gate.user_requests.running == {}
 
 
-async def test_fast_path_of_writes_that_was_opened_without_credentials_needs_them_later() -> None:
+async def test_fast_write_needs_credentials_that_came_after_its_lane() -> None:
     wire = await route_of(KvWire())
     add_users(wire.backend)
     for _ in range(4):
