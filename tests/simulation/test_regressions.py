@@ -246,3 +246,9 @@ def test_members_at_the_end_are_those_before_the_leader_is_taken_out() -> None:
     """The leader was to go: it was killed first, and then no server told the members."""
     report = replay(261629, Options(sim_seconds=2.0, faults=MOVES))
     assert report.failure is None, report.failure
+
+
+def test_watcher_that_reads_slowly_blames_no_server_for_its_pauses() -> None:
+    """It read a message each 50 ms after the faults, too, and was more than the 400 behind that are read in 20 s."""
+    report = replay(720448, Options())
+    assert report.failure is None, report.failure

@@ -32,6 +32,7 @@ COMPLETE: Final = "a watch is told everything after the faults"
 
 ANSWER_S: Final = 1.0
 FINISH_S: Final = 20.0
+"""After the faults a client that reads at once is told everything within so many seconds."""
 AHEAD: Final = 30
 """A watch from the future begins so many revisions later at most."""
 
@@ -91,7 +92,9 @@ class Watcher:
             await asyncio.sleep(rng.choice([0.0, 0.5, 3.0]) * rng.random() * election_s)
 
     async def finish(self) -> None:
-        """After the faults: be told what is left."""
+        """After the faults: be told what is left, on the connection that is there, or on new ones."""
+        if self._connection is not None:
+            self._connection.read_without_pauses()  # a slow client may be hundreds of messages behind
         end_s = self._cluster.loop.true_time() + FINISH_S
         while self._next and (missing := self._missing(self.record.revision)):
             if self._cluster.loop.true_time() > end_s:
