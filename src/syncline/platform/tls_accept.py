@@ -158,16 +158,21 @@ class TlsAccept(asyncio.Protocol, asyncio.Transport):
 
     def _read(self, data: bytes) -> None:
         """Decrypt what has come, and give it to the owner in one piece."""
-        incoming, read = self._incoming, self._object.read
+        incoming, tls = self._incoming, self._object
         incoming.write(data)
         pieces: list[bytes] = []
         ended = False
         try:
-            with contextlib.suppress(ssl.SSLWantReadError):  # a part of a record, or nothing for the owner
-                pieces.append(read(RECORD_BYTES))
-                while incoming.pending and pieces[-1]:
-                    pieces.append(read(RECORD_BYTES))
-            ended = bool(pieces) and not pieces[-1]  # the end of TLS reads as nothing, whatever comes behind it
+            # What is decrypted is shorter; there is more than that only if a part of its record came before. The memory
+            # of a whole record, for each read, would take longer than the decryption.
+            piece = tls.read(len(data) or RECORD_BYTES)
+            while piece and (incoming.pending or tls.pending()):
+                pieces.append(piece)
+                piece = tls.read(RECORD_BYTES)
+            pieces.append(piece)
+            ended = not piece  # the end of TLS reads as nothing, whatever comes behind it
+        except ssl.SSLWantReadError:
+            ended = False  # a part of a record, or nothing for the owner
         except ssl.SSLError as error:
             self._failure = self._failure or error
             ended = True
