@@ -32,6 +32,11 @@ BUCKETS: Final = 8192
 """Dictionaries that hold the records; a power of two. A million keys make 122 each: a few microseconds to copy."""
 
 _MASK: Final = BUCKETS - 1
+
+_RELEASED_AT_ONCE: Final = 16
+"""Buckets that a view releases in one step: with a million records 2,000 records, in some 0.2 ms. For a small store the
+8,192 steps of one bucket each cost more than all else that a snapshot does."""
+
 _PAGE_STEP: Final = 256
 """Keys that are read before the bytes of a page are counted again."""
 
@@ -79,7 +84,7 @@ class StoreView:
         while self._chunks:
             self._chunks.pop()
         while self._buckets:
-            self._buckets.pop()
+            del self._buckets[-_RELEASED_AT_ONCE:]
         self.history.release()
 
 
