@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -166,7 +166,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         core.earlier_terms_by_counting,
         (
             trace_hunt("figure_8_an_entry_of_an_earlier_term_is_not_committed_by_counting"),
-            _clusters("stale read|leader completeness|two committed entries", 200),
+            replace(_clusters("stale read|leader completeness|two committed entries", 200), slow=True),
         ),
     ),
     Mutation(
@@ -191,7 +191,10 @@ MUTATIONS: tuple[Mutation, ...] = (
         "leadership transfer flag outliving its term: leader refuses all later writes",
         "hashicorp/raft #696",
         core.transfer_outlives_its_term,
-        (trace_hunt("a_transfer_ends_with_its_term"), _clusters("does not come to rest|does not recover", 50)),
+        (
+            trace_hunt("a_transfer_ends_with_its_term"),
+            replace(_clusters("does not come to rest|does not recover", 50), slow=True),
+        ),
     ),
     Mutation(
         "snapshot install keeping a conflicting suffix",

@@ -34,7 +34,7 @@ NEWER: tuple[Mutation, ...] = (
         published.vote_cleared_at_timeout_now,
         (
             trace_hunt("a_node_that_may_not_campaign_keeps_its_vote_when_told_to"),
-            simulator_hunt("changed its vote", "transfer-at-change"),
+            replace(simulator_hunt("changed its vote", "transfer-at-change"), slow=True),
         ),
     ),
     Mutation(
@@ -111,7 +111,7 @@ NEWER: tuple[Mutation, ...] = (
         published.auto_leave_forgotten_in_a_snapshot,
         (
             Hunt("random cores", clusters(Settings.drawn), "a membership is in force that never was", 40),
-            simulator_hunt("memberships share a quorum", "joint-trouble", nodes=5),
+            replace(simulator_hunt("memberships share a quorum", "joint-trouble", nodes=5), slow=True),
         ),
     ),
     Mutation(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from syncline.testing.sim.watcher import TOLD
 from tests.mutations import watch_bugs
 from tests.mutations.catalogue import Mutation, simulator_hunt, test_hunt
@@ -42,7 +44,7 @@ WATCHES: tuple[Mutation, ...] = (
         watch_bugs.event_twice_after_a_snapshot_install,
         (
             test_hunt("unit.test_watch_hub", "test_watch_goes_on_after_an_installed_snapshot", "each revision once"),
-            simulator_hunt(TOLD, "watches", "kill", "snapshot", "cut"),
+            replace(simulator_hunt(TOLD, "watches", "kill", "snapshot", "cut"), slow=True),
         ),
     ),
     Mutation(
@@ -55,7 +57,7 @@ WATCHES: tuple[Mutation, ...] = (
                 "test_watch_from_the_future_is_told_of_nothing_before",
                 "nothing before its first revision",
             ),
-            simulator_hunt(TOLD, "watches"),
+            replace(simulator_hunt(TOLD, "watches"), slow=True),
         ),
     ),
 )
