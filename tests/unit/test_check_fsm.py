@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import random
@@ -32,40 +31,10 @@ from syncline.kv.commands import (
 )
 from syncline.kv.machine import KvMachine
 from syncline.testing import FSMProblem, check_fsm
+from tests.helpers.checked_machines import Digesting, DigestOfAnotherProcess, Items, Snapshot
 
 JOIN_AND_DRAW = [f"join person{number}".encode() for number in range(8)] + [b"draw"] * 9
 COUNTS = [b"%d" % number for number in range(25)]
-
-
-class Snapshot:
-    def __init__(self, items: list[str]) -> None:
-        self.items = items
-
-    def persist(self, sink: SnapshotSink, /) -> None:
-        sink.write(b"[")
-        for number, item in enumerate(self.items):
-            sink.write((b", " if number else b"") + json.dumps(item).encode())
-        sink.write(b"]")
-
-    def release(self) -> None:
-        pass
-
-
-class Items:
-    """Right in every way: the list of commands."""
-
-    def __init__(self) -> None:
-        self.items: list[str] = []
-
-    def apply(self, entry: Entry) -> object:
-        self.items.append(entry.data.decode())
-        return len(self.items)
-
-    def snapshot(self) -> FSMSnapshot:
-        return Snapshot(list(self.items))
-
-    def restore(self, source: BinaryIO) -> None:
-        self.items = json.load(source)
 
 
 class Random(Items):
@@ -137,16 +106,6 @@ class BadBatches(Items):
     def apply_batch(self, entries: Sequence[Entry]) -> list[object]:
         self.items += [entry.data.decode() for entry in entries]
         return [len(self.items)] * len(entries)
-
-
-class Digesting(Items):
-    def digest(self) -> bytes:
-        return hashlib.sha256(json.dumps(self.items).encode()).digest()
-
-
-class DigestOfAnotherProcess(Items):
-    def digest(self) -> bytes:
-        return b"%d" % hash("".join(self.items))
 
 
 class DigestAsText(Items):

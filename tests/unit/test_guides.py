@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
+OPTIONS = ("-q", "-p", "no:cacheprovider", "-p", "no:schemathesis", "-p", "no:anyio")
 SNIPPET = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -19,7 +20,7 @@ def test_the_guide_to_testing_state_machines(tmp_path: Path) -> None:
     file = tmp_path / "test_guide.py"
     file.write_text(text)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)],
+        [sys.executable, "-m", "pytest", *OPTIONS, str(file)],
         capture_output=True,
         text=True,
         cwd=tmp_path,
