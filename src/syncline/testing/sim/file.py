@@ -86,10 +86,13 @@ class Inode:
         end = min(offset + size, self.size)
         if end <= offset:
             return b""
-        first = offset // SECTOR_BYTES
+        first, last = offset // SECTOR_BYTES, (end - 1) // SECTOR_BYTES
         seen = self._seen
-        data = b"".join([seen.get(number, ZEROS) for number in range(first, (end - 1) // SECTOR_BYTES + 1)])
-        return data[offset - first * SECTOR_BYTES :][: end - offset]
+        start = offset - first * SECTOR_BYTES
+        if first == last:
+            return seen.get(first, ZEROS)[start : start + end - offset]
+        data = b"".join([seen.get(number, ZEROS) for number in range(first, last + 1)])
+        return data[start : start + end - offset]
 
     def write(self, offset: int, data: bytes, serial: int) -> None:
         end = offset + len(data)
@@ -173,14 +176,18 @@ class Inode:
     def after_crash(self, chance: Chance) -> Inode:
         """The content on the platter after a crash, as a file of its own."""
         twin = Inode(is_dir=self.is_dir)
-        sizes = [self._durable_size, *(size for _, size in self._sizes)]
-        twin.size = twin._durable_size = sizes[chance.version([0, *(serial for serial, _ in self._sizes)])]
+        size = self._durable_size
+        if self._sizes:
+            sizes = [size, *(size for _, size in self._sizes)]
+            size = sizes[chance.version([0, *(serial for serial, _ in self._sizes)])]
+        twin.size = twin._durable_size = size
         content = twin._durable = self._durable.copy()
         for number, versions in self._dirty.items():
             content[number] = chance.sector(self._durable.get(number, ZEROS), versions)
         keep = -(-twin.size // SECTOR_BYTES)
-        for number in [number for number in content if number >= keep]:
-            del content[number]
+        if content and max(content) >= keep:
+            for number in [number for number in content if number >= keep]:
+                del content[number]
         rest = twin.size % SECTOR_BYTES
         if rest and keep - 1 in content:
             content[keep - 1] = content[keep - 1][:rest].ljust(SECTOR_BYTES, b"\0")
