@@ -113,7 +113,7 @@ def test_every_node_refuses_what_is_no_command(data: bytes) -> None:
         (Txn(then=(Put(b"k", bytes(MAX_VALUE_BYTES)), Put(b"l", bytes(MAX_VALUE_BYTES)))), TooLarge),
         (nested(MAX_TXN_DEPTH + 1), TooLarge),
     ],
-    ids=lambda value: repr(value)[:60],
+    ids=lambda value: repr(value)[:60] if isinstance(value, type) else type(value).__name__,
 )
 def test_what_every_node_would_refuse_is_not_proposed(command: Command, error: type[Exception]) -> None:
     with pytest.raises(error):
