@@ -31,9 +31,15 @@ $(VENV)/.installed: $(VENV)/.runtime
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
 	@touch $@
 
+# In a new checkout one process compiles the tests, which else each of the four would do at the same time. Errors are
+# those of the run, and are shown by it.
+$(VENV)/.collected: | $(VENV)/.installed
+	@$(BIN)/python -m pytest -m 'not slow' --collect-only -qq >/dev/null || true
+	@touch $@
+
 # Four at a time: the tests of real processes wait more than they work. A file's tests stay together and in order, and the
 # files with the longest ones (chaos, integration) are not left to the end. What `verify` runs is not run again.
-test: $(VENV)/.installed
+test: $(VENV)/.installed | $(VENV)/.collected
 	$(BIN)/python -m pytest -m 'not slow' --numprocesses 4 --dist loadfile --no-loadscope-reorder $(TIDY:%=--ignore %)
 
 # etcd's clients and other frameworks against a cluster of ours, and the engines on real servers, in an environment of
