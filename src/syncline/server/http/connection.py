@@ -160,15 +160,15 @@ class HttpConnection(asyncio.Protocol):
             self._input.receive(data)
             return
         # At rest: a shortcut may take it. `shortcuts.py` has the table of the conditions.
-        lane, put_lane = self._lane, self._put_lane
+        lane = self._lane
         if lane is not None and data.endswith(lane.end) and lane.take(data):
             reader.messages += 1
             self._dispatcher.start_fast(lane)
             return
-        is_short = len(data) <= SLICE_BYTES
+        put_lane, is_short = self._put_lane, len(data) <= SLICE_BYTES
         if put_lane is not None and is_short and put_lane.take(data):
             reader.messages += 1
-            self._dispatcher.start_fast(put_lane)
+            self._dispatcher.start_fast_put(put_lane)
             return
         request = self._shared.header_cache.read(data) if is_short else None
         if request is None:
@@ -227,16 +227,16 @@ class HttpConnection(asyncio.Protocol):
         if route is None or self._link.is_extra:
             return
         if (end := FastGetLane.end_of(request, data)) is not None:
-            self._lane = FastGetLane(route, self._lane_parts(), end, request.headers)
+            self._lane = FastGetLane(route, self._lane_parts(self._output.found), end, request.headers)
 
     def _open_put_lane(self) -> None:
         route = self._shared.fast_put
         if route is not None and not self._link.is_extra:
-            self._put_lane = FastPutLane(route, self._lane_parts(), self._shared.header_cache.find)
+            self._put_lane = FastPutLane(route, self._lane_parts(self._output.written), self._shared.header_cache.find)
 
-    def _lane_parts(self) -> LaneParts:
-        shared, output = self._shared, self._output
-        return LaneParts(self._link, output.answered, output.found, shared.limits.max_url_bytes, shared.total)
+    def _lane_parts(self, found: Callable[[Slot, bytes, bytes], None]) -> LaneParts:
+        shared = self._shared
+        return LaneParts(self._link, self._output.answered, found, shared.limits.max_url_bytes, shared.total)
 
     # --- the server's side
 

@@ -132,7 +132,7 @@ class Output:
             self.schedule_flush()
 
     def found(self, slot: Slot, head: bytes, body: bytes) -> None:
-        """Take an answer of a fast path: `answered`, and shorter if it can be written at once."""
+        """Take an answer of the GET fast path: `answered`, and shorter if it can be written at once."""
         queue, shared, link = self._queue, self._shared, self._link
         slots, transport = queue.slots, link.transport
         if (
@@ -151,12 +151,16 @@ class Output:
         slot.counted = False
         shared.total.requests -= 1
         slot.answer = GIVEN
-        if slot.held_bytes:
-            self._held.release(slot)
         if shared.observe is not None:
             assert slot.request is not None
             shared.observe(slot.request.route, 200, shared.clock() - slot.started_s, slot.request, "")
         transport.write(b"".join((head, shared.tail, body)))
+
+    def written(self, slot: Slot, head: bytes, body: bytes) -> None:
+        """The same of the PUT fast path, whose requests have a body."""
+        if self._link.transport is not None:  # else all that the connection held is forgotten
+            self._held.release(slot)
+        self.found(slot, head, body)
 
     def refuse(self, response: Response) -> None:
         """Give up on the input: this answer is the last."""
