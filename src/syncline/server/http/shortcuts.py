@@ -306,7 +306,7 @@ class FastPutLane(FastLane):
         end = data.find(b" ", self._begin)  # as `HeaderCache.read` splits it
         blank = data.find(_BLANK_LINE, end)
         known = self._find(data[end + 1 : blank])
-        if known is None:
+        if known is None or blank < 0:  # a header without its end is a known one and one more byte, by chance
             return False
         body, argument = data[blank + 4 :], data[self._begin : end]
         if not body or len(body) != known.body_bytes or end > self._max_url_bytes or not is_plain(argument):
