@@ -334,6 +334,18 @@ async def test_watch_ends_when_the_permission_or_the_credential_goes(how: str) -
     assert len(wire.site.gate.streams) == 0
 
 
+async def test_watch_that_is_refused_before_its_first_event_ends_at_once() -> None:
+    """Its timer waits by the loop's clock, and the wall clock was changed."""
+    wire = AuthWire()
+    grant(wire.backend, reads=((b"a", b"b"),))
+    wire.send(f"GET /watch?prefix=a HTTP/1.1\r\nHost: x\r\n{bearer('ann')}\r\n\r\n".encode())
+    wire.wall_s = LONG_MS / 1000
+    await wire.settle()
+    assert b"unauthenticated" in wire.received
+    assert bytes(wire.received).endswith(b"0\r\n\r\n"), "the stream has ended"
+    assert len(wire.site.gate.streams) == 0
+
+
 async def test_watch_goes_on_through_changes_of_others() -> None:
     wire = AuthWire()
     grant(wire.backend, reads=((b"a", b"b"),))

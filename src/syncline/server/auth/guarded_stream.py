@@ -74,7 +74,7 @@ class GuardedSource:
 
     @property
     def has_more(self) -> bool:
-        return self._refusal is not None or self._source.has_more
+        return self._told or self._refusal is not None or self._source.has_more
 
     def read(self) -> bytes | None:
         # Asked each time: a change may stand between the event that woke the stream and this call.
