@@ -149,6 +149,28 @@ async def test_above_the_limit_of_all_clients_a_write_is_refused(what: str) -> N
     assert [answer.status for answer in wire.answers] == [503]
 
 
+@pytest.mark.parametrize("fast", [True, False])
+async def test_fast_write_counts_its_value_before_the_limit_of_all_clients(fast: bool) -> None:
+    wire = Lane(fast=fast)
+    wire.open(put("/key/a", b"abc"))
+    for below, status in ((3, 200), (2, 503)):
+        wire.server.shared.total.bytes = SMALL.max_total_held_bytes - below
+        wire.send(put("/key/a", b"abc"))
+        await wire.settle()
+        assert wire.answers[-1].status == status
+
+
+async def test_fast_requests_are_told_with_their_fields() -> None:
+    """Traces take the caller's span from them."""
+    wire, told = Lane(), []
+    for first in (get("/key/a", "Traceparent: b"), put("/key/a", b"abc", "Traceparent: b")):
+        wire.open(first)
+        wire.server.shared.observe = lambda *answer: told.append(answer[3].headers.get(b"traceparent"))
+        wire.send(first)
+        assert wire.taken == 1
+        assert told.pop() == b"b"
+
+
 async def test_a_read_behind_a_write_waits_for_it() -> None:
     wire = opened(Lane(hold=True))
     wire.send(put("/key/a", b"abc"))

@@ -90,7 +90,7 @@ _KEEP_ALIVE: Final = b"keep-alive"
 """which many clients send though it is what they get without it."""
 
 CONDITIONS: Final = frozenset({b"if-match", b"if-none-match"})
-"""Fields that change what a route answers: a header with one of them opens no lane."""
+"""Fields that change what a read answers: a GET with one of them opens no lane."""
 
 _PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=:@/"
 """What stands in a path for itself (RFC 3986, 3.3)."""
@@ -258,7 +258,7 @@ class FastGetLane(FastLane):
 
     def __init__(self, route: FastRoute, parts: LaneParts, end: bytes, headers: Mapping[bytes, bytes]) -> None:
         super().__init__(route, parts)
-        self.headers = headers
+        self.headers = self._request.headers = headers
         self.end: bytes = end
         self._argument = slice(self._begin, -len(end))
         """Where it stands in the data."""
@@ -312,10 +312,11 @@ class FastPutLane(FastLane):
         if not body or len(body) != known.body_bytes or end > self._max_url_bytes or not is_plain(argument):
             return False
         total = self._total
-        if total.bytes > total.limit_bytes or total.requests >= total.max_requests:
+        if total.bytes + len(body) > total.limit_bytes or total.requests >= total.max_requests:
             return False
         self.argument = self._request.argument = argument
-        self.headers, self.body = known.fields, body
+        self.headers = self._request.headers = known.fields
+        self.body = body
         self.slot.answer = None
         return True
 
