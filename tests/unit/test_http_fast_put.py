@@ -324,10 +324,17 @@ async def test_user_writes_by_the_fast_path_until_its_token_expires() -> None:
     assert (await wire.ask("PUT", "/key/a", b"xyz", bearer("ann"))).status == 401
 
 
-async def test_permission_withdrawn_under_way_refuses_a_fast_write(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "sent", [put("/key/a", b"xyz", bearer("ann")), get("/key/a", "Content-Length: 0", bearer("ann"))]
+)
+async def test_permission_withdrawn_under_way_refuses_a_fast_request(
+    sent: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     wire = await guarded()
     wire.backend.hold = True
-    wire.send(put("/key/a", b"xyz", bearer("ann")))
+    wire.send(sent)
+    [slot] = wire.connection._queue.slots
+    assert slot in [lane and lane.slot for lane in (wire.connection._lane, wire.connection._put_lane)]
     withdraw(wire.backend)
     with caplog.at_level(logging.WARNING):
         wire.backend.release()
@@ -335,8 +342,20 @@ async def test_permission_withdrawn_under_way_refuses_a_fast_write(caplog: pytes
     answer = wire.next_answer()
     assert (answer.status, error_in(answer)["code"]) == (403, "permission_denied")
     [line] = [one for one in caplog.records if getattr(one, "event", "") == "refused"]
-    assert (getattr(line, "user", ""), getattr(line, "status", 0)) == ("ann", 403)
+    method = sent[:3].decode()
+    noted = [getattr(line, name, "") for name in ("user", "status", "route", "target")]
+    assert noted == ["ann", 403, f"{method} /key/{{key...}}", "a"]
     assert wire.site.gate.user_requests.running == {}
+
+
+async def test_token_that_expires_under_way_ends_a_fast_read() -> None:
+    wire = await guarded()
+    wire.backend.hold = True
+    wire.send(get("/key/a", "Content-Length: 0", bearer("ann")))
+    wire.wall_s = LONG_MS / 1000
+    wire.backend.release()
+    await wire.settle()
+    assert wire.next_answer().status == 401
 
 
 @pytest.mark.parametrize("sent", [put("/key/a", b"abc", bearer("ann")), get("/key/a", bearer("ann"))])

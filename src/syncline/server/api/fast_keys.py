@@ -11,28 +11,27 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from msgspec.structs import replace
+
 from syncline.kv.commands import encode_put
 from syncline.kv.records import PutAnswer
 from syncline.kv.serving.reads import DEFAULT_TIMEOUT_S, ConfirmedReads
 from syncline.server.api.backend import Backend
 from syncline.server.api.errors import RequestError, internal_error
-from syncline.server.api.idempotency import FIELD
 from syncline.server.api.keys import FOUND, PATTERN, WRITTEN, not_found
 from syncline.server.api.leader_field import LeaderField
 from syncline.server.api.router import Explain
 from syncline.server.auth.gate import AccessGate
 from syncline.server.auth.principal import Principal
+from syncline.server.http.fields import CONDITIONAL_FIELDS
 from syncline.server.http.request import Request
 from syncline.server.http.response import Respond
-from syncline.server.http.shortcuts import CONDITIONS, FastRequest, FastRoute
+from syncline.server.http.shortcuts import FastRequest, FastRoute
 
 __all__ = ["FastKeyRoutes"]
 
 GET_ROUTE: Final = f"GET {PATTERN}"
 PUT_ROUTE: Final = f"PUT {PATTERN}"
-
-MEANT_FOR_WRITES: Final = CONDITIONS | {FIELD}
-"""Fields that change what a write does."""
 
 
 class FastKeyRoutes:
@@ -106,10 +105,11 @@ class FastKeyRoutes:
         request, key, principal, end = read
         if end is not None:
             end()
-        refusal = None
-        if error is None and not principal.is_unchanged:
-            refusal = principal.read_refusal(key, key + b"\0")
-        self._read(request, respond, error or refusal)
+        if error is None and self._auth.on and principal.unchanged() is None:
+            error = principal.read_refusal(key, key + b"\0")
+            if error is not None:
+                respond = self._noting(self.get, request, key, principal)
+        self._read(request, respond, error)
 
     def _read_open(self, request: FastRequest, respond: Respond, error: BaseException | None) -> None:
         if self._auth.on and error is None:
@@ -128,6 +128,11 @@ class FastKeyRoutes:
         value = record.value
         request.found(FOUND % (record.mod_revision, store.revision, self._leader.line, len(value)), value)
 
+    def _noting(self, route: FastRoute, request: FastRequest, key: bytes, principal: Principal) -> Respond:
+        """Where to answer a request of a user that may be refused: a refusal goes into the audit log."""
+        noted = replace(route.request, argument=key, origin=request.origin, principal=principal)
+        return partial(self._gate.answer, noted, request.respond)
+
     # --- writing
 
     def _put(self, request: FastRequest) -> None:
@@ -135,7 +140,7 @@ class FastKeyRoutes:
         if (
             len(key) > self._max_key_bytes
             or len(body) > self._max_value_bytes
-            or not MEANT_FOR_WRITES.isdisjoint(request.headers)
+            or not CONDITIONAL_FIELDS.isdisjoint(request.headers)
         ):
             self._handle(_ordinary("PUT", request), request.respond)
             return
@@ -180,9 +185,8 @@ class FastKeyRoutes:
         if end is not None:
             end()
         respond = request.respond
-        if error is not None:  # a refusal goes into the audit log
-            plain = Request("PUT", b"", b"", {}, b"", key, PUT_ROUTE, origin=request.origin, principal=principal)
-            respond = partial(self._gate.answer, plain, respond)
+        if error is not None:
+            respond = self._noting(self.put, request, key, principal)
         self._written(request, respond, result, error)
 
     def _written(self, request: FastRequest, respond: Respond, result: object, error: BaseException | None) -> None:

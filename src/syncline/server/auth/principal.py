@@ -127,12 +127,6 @@ class Principal:
         return found
 
     @property
-    def is_unchanged(self) -> bool:
-        """Whether no user has changed since the permissions were last asked for."""
-        auth = self._backend.store.auth
-        return self._revision == auth.revision and self._auth is auth
-
-    @property
     def is_valid(self) -> bool:
         """Whether the credential is still good."""
         try:
