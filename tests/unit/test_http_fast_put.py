@@ -348,6 +348,22 @@ async def test_permission_withdrawn_under_way_refuses_a_fast_request(
     assert wire.site.gate.user_requests.running == {}
 
 
+async def test_permission_withdrawn_before_another_request_refuses_a_fast_read() -> None:
+    """The other request looks the permissions of its user up again, so they are those of the present users."""
+    wire = await guarded()
+    wire.backend.hold = True
+    wire.send(get("/key/a", "Content-Length: 0", bearer("ann")))
+    withdraw(wire.backend)
+    other = Wire(server=wire.server)
+    other.send(get("/auth", bearer("ann")))
+    await other.settle()
+    while wire.backend.held:
+        wire.backend.release()
+    await wire.settle()
+    answer = wire.next_answer()
+    assert (answer.status, error_in(answer)["code"]) == (403, "permission_denied")
+
+
 async def test_token_that_expires_under_way_ends_a_fast_read() -> None:
     wire = await guarded()
     wire.backend.hold = True

@@ -105,8 +105,12 @@ class FastKeyRoutes:
         request, key, principal, end = read
         if end is not None:
             end()
-        if error is None and self._auth.on and principal.unchanged() is None:
-            error = principal.read_refusal(key, key + b"\0")
+        if error is None and self._auth.on:
+            # Another request of the user may have looked the permissions up again since: they are not changed then, and
+            # need not be those by which this read was let in.
+            found = principal.unchanged()
+            if found is None or not found.readable.has_key(key):
+                error = principal.read_refusal(key, key + b"\0")
             if error is not None:
                 respond = self._noting(self.get, request, key, principal)
         self._read(request, respond, error)
