@@ -1,6 +1,6 @@
-"""Takes the proposals of this node: from the call to the queue that the node's next turn empties.
+"""The way of this node's proposals: from the call to the queue that the node's next turn empties.
 
-On the way of each write, so what it needs of other parts it has at hand.
+Each write takes it. So `Proposer` holds the parts that it uses, and does not look for them in the driver.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from syncline.storage.space import CheckSpace
 __all__ = ["Proposer"]
 
 _COMMAND: Final = int(Kind.COMMAND)
-"""A plain number, as the next one: a member of an enumeration takes longer to encode and to compare."""
+"""A plain number, and plain numbers below: a member of an enumeration takes longer to encode and to compare."""
 
 _PROPOSED_AGAIN: Final = frozenset({_COMMAND, *map(int, (Kind.BARRIER, Kind.SESSION, Kind.SESSION_COMMAND))})
 """Kinds that are proposed again once an attempt can't take effect any more."""
