@@ -143,8 +143,10 @@ class Principal:
         return self.permissions.readable.has_key(key)
 
     def unchanged(self) -> UserPermissions | None:
-        """What the user may do, if no user has changed since that was last asked for, and the token has not expired.
-        In one call, for the fast paths: if it says nothing, ask the others.
+        """What the user may do now, if it is known: no user has changed since it was looked up, and the token has not
+        expired. None: ask `permissions`. In one call, for the fast paths.
+
+        Any request of the user may have looked it up. It may be newer than what a request was let in by.
         """
         auth = self._backend.store.auth
         if self._revision != auth.revision or self._auth is not auth:

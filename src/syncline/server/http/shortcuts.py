@@ -16,7 +16,7 @@ requests, no answer is outstanding, and reading is not paused.
 | target | the route's start, then plain signs, no query | the same | begins with `/`; no byte that needs an escape |
 | header | the lane's bytes | one that the header cache knows | bytes that were read twice, on any connection |
 | body | none | as long as the header says, not empty | as long as the header says |
-| memory and requests of all clients | below the limits | below the limits | checked when the request starts |
+| memory and requests of all clients | below the limits | the same, with the value | checked when the request starts |
 | gives | the key, to the route's own function | key and value, to the same | a `Request`, to the handler |
 
 The strict parser takes all else, and gives a `Request` to the handler.
