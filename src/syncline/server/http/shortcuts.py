@@ -258,7 +258,8 @@ class FastGetLane(FastLane):
 
     def __init__(self, route: FastRoute, parts: LaneParts, end: bytes, headers: Mapping[bytes, bytes]) -> None:
         super().__init__(route, parts)
-        self.headers = self._request.headers = headers
+        self.headers: Mapping[bytes, bytes] = headers
+        self._request.headers = headers
         self.end: bytes = end
         self._argument = slice(self._begin, -len(end))
         """Where it stands in the data."""
@@ -315,7 +316,8 @@ class FastPutLane(FastLane):
         if total.bytes + len(body) > total.limit_bytes or total.requests >= total.max_requests:
             return False
         self.argument = self._request.argument = argument
-        self.headers = self._request.headers = known.fields
+        self.headers: Mapping[bytes, bytes] = known.fields
+        self._request.headers = known.fields
         self.body = body
         self.slot.answer = None
         return True
