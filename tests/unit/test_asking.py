@@ -161,6 +161,72 @@ def test_ask_of_a_broken_handler_fails_and_the_node_goes_on(answer: Callable[[by
     ring(scenario, answers=False)
 
 
+def test_ask_is_answered_by_the_future_of_a_handler_without_a_task() -> None:
+    """Leases are kept alive hundreds of times a second: a task for each call would cost more than the answer."""
+
+    async def scenario(at: Ring) -> None:
+        leader = await at.leader()
+        futures: list[asyncio.Future[bytes]] = []
+        tasks_of: list[asyncio.Task[Any] | None] = []
+        for server in at.cluster.running:
+
+            def answer(_: bytes) -> asyncio.Future[bytes]:
+                tasks_of.append(asyncio.current_task())
+                futures.append(asyncio.get_running_loop().create_future())
+                return futures[-1]
+
+            raft_of(server).answer_asks(answer)
+        for server in (leader, await at.follower()):
+            before = len(asyncio.all_tasks())
+            tasks = [await at.start_ask(server, b"x") for _ in range(3)]
+            await at.cluster.until(lambda: len(futures) == 3, timeout_s=5.0)
+            assert tasks_of == [None] * 3
+            assert len(asyncio.all_tasks()) == before + len(tasks), "those that ask, and no others"
+            tasks_of.clear()
+            await leader.call(lambda: futures[0].set_result(b"done"))
+            await leader.call(lambda: futures[1].set_exception(Rejected("no", code="mine")))
+            await leader.call(futures[2].cancel)
+            await asyncio.wait(tasks, timeout=PATIENCE_S)
+            assert tasks[0].result() == b"done"
+            with pytest.raises(Rejected):
+                tasks[1].result()
+            with pytest.raises(RequestFailed, match="cancelled") as caught:
+                tasks[2].result()
+            assert caught.value.outcome is Outcome.UNKNOWN
+            futures.clear()
+
+    ring(scenario, answers=False)
+
+
+def test_handler_is_cancelled_when_the_node_of_the_leader_closes() -> None:
+    """A future that a handler has returned is; and a handler that was not begun by then never runs."""
+
+    async def scenario(at: Ring) -> None:
+        leader, follower = await at.leader(), await at.follower()
+        futures: list[asyncio.Future[bytes]] = []
+
+        def answer(_: bytes) -> asyncio.Future[bytes]:
+            futures.append(asyncio.get_running_loop().create_future())
+            return futures[-1]
+
+        raft_of(leader).answer_asks(answer)
+        task = await at.start_ask(follower, b"x", 20.0)
+        await at.cluster.until(lambda: len(futures) == 1, timeout_s=5.0)
+        sender, driver = at.cluster.node_id(follower), leader.driver
+        assert driver is not None
+
+        def ask_and_stop() -> None:
+            driver.asking.on_ask(sender, Ask(5, b"y"))
+            driver.asking.stop(Closed("closed"), Closed("closed"))
+
+        await leader.call(ask_and_stop)
+        await asyncio.sleep(1.0)
+        assert [future.cancelled() for future in futures] == [True]
+        task.cancel()
+
+    ring(scenario, answers=False)
+
+
 def test_ask_without_a_handler_says_so() -> None:
     async def scenario(at: Ring) -> None:
         for server in (await at.leader(), await at.follower()):

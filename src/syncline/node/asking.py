@@ -15,6 +15,7 @@ import asyncio
 import inspect
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final, TypeAlias
 
 from syncline.consensus.rawnode import RawNode
@@ -43,7 +44,8 @@ from syncline.transport.messages import ASK_BYTES, Ask, AskReply
 __all__ = ["AskHandler", "Asking"]
 
 AskHandler: TypeAlias = Callable[[bytes], bytes | Awaitable[bytes]]
-"""Answers a call on the leader: a function, or a coroutine function."""
+"""Answers a call on the leader: a function, or a coroutine function. One that returns an `asyncio.Future` needs no task
+for each call."""
 
 MAX_CALLS: Final = 1024
 """Calls under way: of one node, and on the leader of each node. Beyond it a call is dropped, so that no node can fill
@@ -84,6 +86,20 @@ class _Load:
         self.size_bytes -= size_bytes
 
 
+class _Handled:
+    """A call that the handler of this leader answers: of which node, and the load that it is counted in."""
+
+    __slots__ = ("future", "load", "number", "sender", "size_bytes")
+
+    def __init__(self, sender: NodeId, number: int, load: _Load, size_bytes: int) -> None:
+        self.sender = sender
+        self.number = number
+        self.load = load
+        self.size_bytes = size_bytes
+        self.future: asyncio.Future[object] | None = None
+        """What the handler has returned, if it is not the answer itself."""
+
+
 class Asking:
     """Both ends of the calls, for one node.
 
@@ -114,7 +130,8 @@ class Asking:
         self._own = _Load()
         self._loads: dict[NodeId, _Load] = {}
         """Calls that the handler has not answered yet, by node."""
-        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._handled: dict[_Handled, None] = {}
+        """Calls that the handler answers later."""
         self._changed: asyncio.Future[None] | None = None
         """Done at the next change of leader."""
         self._stopped_by: SynclineError | None = None
@@ -168,10 +185,11 @@ class Asking:
                 return None
             else:
                 self._schedule()
-            await asyncio.wait([future], timeout=max(0.0, deadline_s - self._loop.time()))
-            if future.done():
-                return future.result()
-            raise DeadlineExceeded("the leader did not answer before the deadline", leader=leader)
+            timer = self._loop.call_at(deadline_s, _end_late, future, leader)  # cheaper than a wait with a time-out
+            try:
+                return await future
+            finally:
+                timer.cancel()
         finally:
             del self._open[number]
 
@@ -209,8 +227,9 @@ class Asking:
         if self._changed is not None:
             self._changed.set_result(None)
             self._changed = None
-        for task in self._tasks:
-            task.cancel()
+        for call in self._handled:
+            if call.future is not None:
+                call.future.cancel()
 
     def _end(self, ends: Callable[[NodeId], bool], error: Callable[[], SynclineError]) -> None:
         for leader, future in self._open.values():
@@ -232,42 +251,80 @@ class Asking:
             text = f"the leader has {load.calls} unanswered calls of this node, with {load.size_bytes} bytes"
             self._reply(sender, _reply_of(ask.number, Dropped(text)))
         else:
-            task = self._loop.create_task(self._handle(handler, sender, ask))
-            self._tasks[task] = None
-            task.add_done_callback(lambda done: self._done(done, sender, load, size))
+            # In the next turn: what the handler does must not meet a node that is handling messages.
+            self._loop.call_soon(self._handle, handler, ask.data, _Handled(sender, ask.number, load, size))
 
-    def _done(self, task: asyncio.Task[None], sender: NodeId, load: _Load, size_bytes: int) -> None:
-        del self._tasks[task]
-        load.remove(size_bytes)
-        if not load.calls:
-            self._loads.pop(sender, None)
-
-    async def _handle(self, handler: AskHandler, sender: NodeId, ask: Ask) -> None:
+    def _handle(self, handler: AskHandler, data: bytes, call: _Handled) -> None:
+        """Run the handler, unless the node has stopped. A task is made for a coroutine alone."""
+        if self._stopped_by is not None:
+            return
         try:
-            answer = handler(ask.data)
-            if inspect.isawaitable(answer):
-                answer = await answer
-            data = checked_bytes(answer, "the answer of the handler of calls to the leader")
-            if len(data) > ASK_BYTES:
-                raise TooLarge(f"an answer of {len(data)} bytes; the limit is {ASK_BYTES}", outcome=Outcome.UNKNOWN)
-            reply = AskReply(ask.number, data)
-        except SynclineError as error:
-            reply = _reply_of(ask.number, error)
-        except asyncio.CancelledError:
-            if self._stopped_by is not None:
-                raise
-            reply = AskReply(ask.number, code=FAILED, message="the handler was cancelled", unknown=True)
-        except Exception as error:  # noqa: BLE001 - a fault of the program's handler must not stop the node
-            self._loop.call_exception_handler({"message": "the handler of `answer_asks` failed", "exception": error})
-            text = f"the leader's handler failed: {type(error).__name__}: {error}"
-            reply = AskReply(ask.number, code=FAILED, message=sendable(text), unknown=True)
-        self._reply(sender, reply)
+            answer = handler(data)
+            if not inspect.isawaitable(answer):
+                self._answered(call, _data_reply(call.number, answer))
+                return
+            if isinstance(answer, asyncio.Future) and answer.get_loop() is self._loop:
+                future = answer
+            else:
+                future = self._loop.create_task(_result_of(answer))
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - see `_failed`
+            self._answered(call, self._failed(call.number, error))
+            return
+        call.future = future
+        self._handled[call] = None
+        future.add_done_callback(partial(self._on_done, call))
+
+    def _on_done(self, call: _Handled, future: asyncio.Future[bytes]) -> None:
+        """The handler has ended."""
+        del self._handled[call]
+        if self._stopped_by is not None:
+            if not future.cancelled():
+                future.exception()  # the node has stopped, and so has the caller
+            return
+        try:
+            reply = _data_reply(call.number, future.result())
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - see `_failed`
+            reply = self._failed(call.number, error)
+        self._answered(call, reply)
+
+    def _failed(self, number: int, error: BaseException) -> AskReply:
+        """The reply for what the handler has raised: a fault of the program's handler must not stop the node."""
+        if isinstance(error, SynclineError):
+            return _reply_of(number, error)
+        if isinstance(error, asyncio.CancelledError):
+            return AskReply(number, code=FAILED, message="the handler was cancelled", unknown=True)
+        self._loop.call_exception_handler({"message": "the handler of `answer_asks` failed", "exception": error})
+        text = f"the leader's handler failed: {type(error).__name__}: {error}"
+        return AskReply(number, code=FAILED, message=sendable(text), unknown=True)
+
+    def _answered(self, call: _Handled, reply: AskReply) -> None:
+        load = call.load
+        load.remove(call.size_bytes)
+        if not load.calls:
+            self._loads.pop(call.sender, None)
+        self._reply(call.sender, reply)
 
     def _reply(self, sender: NodeId, reply: AskReply) -> None:
         if sender == self._core.id:
             self.on_reply(sender, reply)
         elif self._send(sender, reply):
             self._schedule()
+
+
+async def _result_of(answer: Awaitable[bytes]) -> bytes:
+    return await answer
+
+
+def _data_reply(number: int, answer: object) -> AskReply:
+    """The reply with an answer of the handler. Raises if that is not bytes, or too large."""
+    data = checked_bytes(answer, "the answer of the handler of calls to the leader")
+    if len(data) > ASK_BYTES:
+        raise TooLarge(f"an answer of {len(data)} bytes; the limit is {ASK_BYTES}", outcome=Outcome.UNKNOWN)
+    return AskReply(number, data)
+
+
+def _end_late(future: asyncio.Future[AskReply], leader: NodeId) -> None:
+    settle_error(future, DeadlineExceeded("the leader did not answer before the deadline", leader=leader))
 
 
 def _reply_of(number: int, error: SynclineError) -> AskReply:
