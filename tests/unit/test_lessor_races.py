@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
-from syncline.errors import BacklogFull, DeadlineExceeded, DiskFull, OperationError, SynclineError
+from syncline.errors import BacklogFull, DeadlineExceeded, DiskFull, NotLeader, OperationError, SynclineError
 from syncline.kv.commands import LeaseEnd
-from syncline.kv.lease_calls import LeaseTime
+from syncline.kv.lease_calls import KeepAlive, LeaseTime
 from tests.unit.test_lessor import TERM, Bench, bench
 
 
@@ -72,6 +73,46 @@ def test_keep_alive_confirmed_in_the_turn_of_an_end_is_kept() -> None:
         answer = await call
         await asyncio.sleep(0.5)
         assert answer == [LeaseTime(4000, 4000) if 1 in at.leases else LeaseTime(0, 0)]
+
+    bench(scenario)
+
+
+def test_keep_alive_waits_for_an_end_proposed_during_its_confirmation() -> None:
+    """The end is in the log, perhaps: a promise of more time would be broken when it is applied."""
+
+    async def scenario(at: Bench) -> None:
+        at.grant(1)
+        await asyncio.sleep(0.1)
+        at.node.confirming, at.node.proposing = asyncio.Event(), asyncio.Event()
+        call = asyncio.create_task(at.keep_alive(1, timeout_s=9.0))
+        await asyncio.sleep(4.2)  # its time is over before the quorum speaks
+        assert at.ends() == [1]
+        at.node.confirming.set()
+        await asyncio.sleep(0.5)
+        assert not call.done()
+        at.node.proposing.set()
+        assert await call == [LeaseTime(0, 0)]
+        assert at.leases == []
+
+    bench(scenario)
+
+
+def test_keep_alive_fails_as_soon_as_the_leader_is_deposed() -> None:
+    """Its node asks the next leader then, and not after the time of a call."""
+
+    async def scenario(at: Bench) -> None:
+        at.grant(1)
+        await asyncio.sleep(0.1)
+        await at.keep_alive(1)
+        at.node.confirming = asyncio.Event()
+        assert at.node.handler is not None
+        answer = at.node.handler(msgspec.msgpack.encode(KeepAlive((1,))))
+        assert isinstance(answer, asyncio.Future)
+        await asyncio.sleep(0.1)
+        assert not answer.done()
+        at.node.elect(TERM + 1, leads=False)
+        await asyncio.sleep(0.1)
+        assert isinstance(answer.exception(), NotLeader)
 
     bench(scenario)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Sequence
+from functools import partial
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -31,8 +32,9 @@ from syncline.errors import (
     SynclineError,
 )
 from syncline.kv.commands import Command, LeaseCheckpoint, LeaseEnd, encode_command
-from syncline.kv.lease_calls import KeepAlive, LeaseTime, decode_call
+from syncline.kv.lease_calls import KeepAlive, LeaseCall, LeaseTime, decode_call
 from syncline.kv.lease_clock import CHECKPOINT_S, LeaseClock
+from syncline.kv.lease_rounds import LeaseRounds, WaitingCall
 from syncline.kv.leases import LeaseBook, LeaseEvent
 from syncline.kv.limits import MAX_DELETED_KEYS, MAX_LEASES_AT_ONCE
 from syncline.kv.machine import KvMachine
@@ -40,6 +42,7 @@ from syncline.kv.observers import on_loop
 from syncline.kv.records import LeaseEndAnswer, LeaseRecord
 from syncline.node.asking import AskHandler
 from syncline.node.events import AnyEvent, RoleChanged
+from syncline.node.futures import settle_error
 
 __all__ = ["LeaderHandle", "LeaseCounts", "Lessor"]
 
@@ -106,6 +109,8 @@ class _Lead:
         """By lease, an entry about it that is under way: done when it is applied, or certainly never will be."""
         self.timer: asyncio.TimerHandle | None = None
         self.timer_s = 0.0
+        self.rounds: LeaseRounds
+        """Keep-alives that wait for a quorum."""
 
     def end(self) -> None:
         """This node leads no longer, or in another term."""
@@ -113,6 +118,7 @@ class _Lead:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+        self.rounds.end(_leadership_changed())
         for future in self.deciding.values():
             _settle(future)
         self.deciding.clear()
@@ -222,6 +228,8 @@ class Lessor:
                     continue  # while it leads; else the next leader takes up the work
                 records, now_s = self._machine.store.leases.records(), self._loop.time()
                 self._lead = lead = _Lead(term, LeaseClock(records, now_s, checkpoint_s=self._checkpoint_s))
+                confirm, confirmed = partial(self._confirm, lead), partial(self._confirmed, lead)
+                lead.rounds = LeaseRounds(self._loop, self._spawn, confirm, confirmed)
                 self._arm(lead)
                 return
         except NodeFailed:
@@ -261,7 +269,7 @@ class Lessor:
     @staticmethod
     def _check(lead: _Lead) -> None:
         if lead.over:
-            raise NotLeader("the leadership changed meanwhile")
+            raise _leadership_changed()
 
     # -- the time is over ----------------------------------------------------------------------------------------------
 
@@ -394,17 +402,54 @@ class Lessor:
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 
-    async def _answer(self, data: bytes) -> bytes:
-        """Answer a call of a node to this leader."""
+    def _answer(self, data: bytes) -> asyncio.Future[bytes]:
+        """Answer a call of a node to this leader: in a task only if it has more to wait for than a confirmation."""
         call = decode_call(data)
+        deadline_s = self._loop.time() + CALL_S
+        if isinstance(call, KeepAlive):
+            lead = self._leading()
+            # Before the confirmation, too: otherwise a lease could end while this waits. It does no harm without a
+            # quorum.
+            if not self._is_being_decided(lead, call.leases) and not self._renew(lead, call.leases):
+                future: asyncio.Future[bytes] = self._loop.create_future()
+                lead.rounds.add(WaitingCall(call.leases, deadline_s, future))
+                return future
+        return self._loop.create_task(self._answer_later(call, deadline_s))
+
+    async def _answer_later(self, call: LeaseCall, deadline_s: float) -> bytes:
         try:
-            async with asyncio.timeout(CALL_S):
+            async with asyncio.timeout_at(deadline_s):
                 times = await (self._kept_alive if isinstance(call, KeepAlive) else self._times_left)(call.leases)
         except SynclineError:  # `DeadlineExceeded` is a `TimeoutError`
             raise
         except TimeoutError as error:
             raise DeadlineExceeded("the leader could not answer in time") from error
         return msgspec.msgpack.encode(times)
+
+    def _confirmed(self, lead: _Lead, call: WaitingCall) -> None:
+        """Answer keep-alives: a quorum has confirmed the leader since they came in."""
+        if self._is_being_decided(lead, call.leases) or self._renew(lead, call.leases):
+            self._spawn(self._settle_later(call))  # something was decided about them meanwhile
+        else:
+            call.future.set_result(msgspec.msgpack.encode(self._full_times(call.leases)))
+
+    async def _settle_later(self, call: WaitingCall) -> None:
+        """Answer keep-alives that wait for more than a confirmation."""
+        try:
+            answer = await self._answer_later(KeepAlive(call.leases), call.deadline_s)
+        except SynclineError as error:
+            settle_error(call.future, error)
+        else:
+            if not call.future.done():
+                call.future.set_result(answer)
+        finally:
+            call.future.cancel()  # if this was cancelled
+
+    @staticmethod
+    def _is_being_decided(lead: _Lead, leases: Iterable[int]) -> bool:
+        """Whether an entry about one of these leases is under way."""
+        deciding = lead.deciding
+        return bool(deciding) and any(lease in deciding for lease in leases)
 
     async def _kept_alive(self, leases: Sequence[int]) -> list[LeaseTime]:
         lead = self._leading()
@@ -413,16 +458,17 @@ class Lessor:
                 await asyncio.wait(deciding)
                 self._check(lead)
                 continue
-            # Before the confirmation, too: otherwise it could end while this waits. It does no harm without a quorum.
             worn = self._renew(lead, leases)
             if worn:
                 await self._record(lead, [(record.id, record.ttl_ms) for record in worn])
                 self._check(lead)
                 continue
             await self._confirm(lead)
-            if not any(lease in lead.deciding for lease in leases):
-                break
-        self._renew(lead, leases)
+            if not self._is_being_decided(lead, leases) and not self._renew(lead, leases):
+                return self._full_times(leases)
+
+    def _full_times(self, leases: Sequence[int]) -> list[LeaseTime]:
+        """The answer for leases that have their full time again."""
         book = self._machine.store.leases
         records = [book.get(lease) for lease in leases]
         self.counts.kept_alive += sum(record is not None for record in records)
@@ -449,6 +495,10 @@ class Lessor:
             LeaseTime(record.ttl_ms, lead.clock.rest_ms(record.id, now_s)) if record else LeaseTime(0, 0)
             for record in records
         ]
+
+
+def _leadership_changed() -> NotLeader:
+    return NotLeader("the leadership changed meanwhile")
 
 
 def _settle(future: asyncio.Future[None]) -> None:

@@ -1,0 +1,89 @@
+"""Keep-alives that wait for a quorum: one confirmation of the leader is for all that came in before it began."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
+
+from syncline.errors import SynclineError
+from syncline.node.futures import settle_error
+
+__all__ = ["LeaseRounds", "WaitingCall"]
+
+
+class WaitingCall:
+    """Keep-alives of one node. `deadline_s`: when their call ends; `future`: its answer."""
+
+    __slots__ = ("deadline_s", "future", "leases")
+
+    def __init__(self, leases: tuple[int, ...], deadline_s: float, future: asyncio.Future[bytes]) -> None:
+        self.leases = leases
+        self.deadline_s = deadline_s
+        self.future = future
+
+
+class LeaseRounds:
+    """The confirmations of one term.
+
+    `confirm` has a quorum confirm the leader of this term since the moment of the call, or raises a `SynclineError`:
+    that ends the calls. `confirmed` gets each call that may be answered.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        confirm: Callable[[], Awaitable[None]],
+        confirmed: Callable[[WaitingCall], None],
+    ) -> None:
+        self._loop = loop
+        self._spawn = spawn
+        self._confirm = confirm
+        self._confirmed = confirmed
+        self._gathered: list[WaitingCall] = []
+        """They wait for the next confirmation to begin."""
+        self._asked: dict[int, Sequence[WaitingCall]] = {}
+        """By its number, a confirmation that is under way: the calls that came in before it began."""
+        self._number = 0
+        self._next: asyncio.Handle | None = None
+        """Begins the next one."""
+
+    def add(self, call: WaitingCall) -> None:
+        """Have the next confirmation speak for this call, too."""
+        self._gathered.append(call)
+        if self._next is None:  # in the next turn: what comes in together shares a confirmation
+            self._next = self._loop.call_soon(self._begin)
+
+    def end(self, error: SynclineError) -> None:
+        """End all calls: the term is over."""
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+        for calls in (self._gathered, *self._asked.values()):
+            for call in calls:
+                settle_error(call.future, error)
+        self._gathered = []
+        self._asked.clear()
+
+    def _begin(self) -> None:
+        self._next = None
+        self._number += 1
+        # What comes in from now on waits for the next one: this one does not speak for it.
+        self._asked[self._number], self._gathered = self._gathered, []
+        self._spawn(self._run(self._number))
+
+    async def _run(self, number: int) -> None:
+        try:
+            await self._confirm()
+        except SynclineError as error:
+            for call in self._asked.pop(number, ()):
+                settle_error(call.future, error)
+            return
+        except BaseException:
+            for call in self._asked.pop(number, ()):
+                call.future.cancel()
+            raise
+        for call in self._asked.pop(number, ()):  # none if the term is over
+            if not call.future.done():
+                self._confirmed(call)
