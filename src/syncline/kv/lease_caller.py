@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 import msgspec
 
@@ -27,8 +28,27 @@ class AskingHandle(Protocol):
     async def ask_leader(self, data: bytes, *, timeout: float) -> bytes: ...
 
 
-class _Gathered:
+Then: TypeAlias = Callable[[LeaseTime | None, SynclineError | None], None]
+"""Called once with the time of the lease, or with None and the error. It must not raise."""
+
+
+class _Gathered(Protocol):
     """A caller, and the leases that it has named."""
+
+    leases: Sequence[int]
+    deadline_s: float
+
+    def answered(self, times: Mapping[int, LeaseTime]) -> None: ...
+
+    def failed(self, error: SynclineError) -> None: ...
+
+    def closed(self) -> None:
+        """There is no answer, because the node closes; or there was one before."""
+        ...
+
+
+class _FutureCaller:
+    """A caller that waits for a future."""
 
     __slots__ = ("deadline_s", "future", "leases")
 
@@ -36,6 +56,38 @@ class _Gathered:
         self.leases = leases
         self.deadline_s = deadline_s
         self.future = future
+
+    def answered(self, times: Mapping[int, LeaseTime]) -> None:
+        if not self.future.done():
+            self.future.set_result([times[lease] for lease in self.leases])
+
+    def failed(self, error: SynclineError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+            self.future.exception()  # its caller may have given up
+
+    def closed(self) -> None:
+        self.future.cancel()
+
+
+class _CallbackCaller:
+    """A caller that is called back. It costs no future, and no turn of the loop of its own."""
+
+    __slots__ = ("_then", "deadline_s", "leases")
+
+    def __init__(self, lease: int, deadline_s: float, then: Then) -> None:
+        self.leases: Sequence[int] = (lease,)
+        self.deadline_s = deadline_s
+        self._then = then
+
+    def answered(self, times: Mapping[int, LeaseTime]) -> None:
+        self._then(times[self.leases[0]], None)
+
+    def failed(self, error: SynclineError) -> None:
+        self._then(None, error)
+
+    def closed(self) -> None:
+        pass
 
 
 class LeaseCaller:
@@ -53,8 +105,8 @@ class LeaseCaller:
         """End the calls under way: their callers are cancelled."""
         if self._timer is not None:
             self._timer.cancel()
-        for waiting in self._gathered:
-            waiting.future.cancel()
+        for caller in self._gathered:
+            caller.closed()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -69,15 +121,22 @@ class LeaseCaller:
         """
         assert 0 < len(leases) <= MAX_CALL_LEASES
         future: asyncio.Future[list[LeaseTime]] = self._loop.create_future()
-        self._gathered.append(_Gathered(leases, self._loop.time() + timeout_s, future))
+        self._gather(_FutureCaller(leases, self._loop.time() + timeout_s, future))
+        return future
+
+    def keep_alive_then(self, lease: int, timeout_s: float, then: Then) -> None:
+        """`keep_alive` of one lease, with a callback in place of the future. After `close` it is not called."""
+        self._gather(_CallbackCaller(lease, self._loop.time() + timeout_s, then))
+
+    def _gather(self, caller: _Gathered) -> None:
+        self._gathered.append(caller)
         if self._timer is None:
             self._timer = self._loop.call_later(self._gather_s, self._flush)
-        return future
 
     async def times_left(self, leases: Sequence[int], timeout_s: float) -> list[LeaseTime]:
         """What is left of the time of up to `MAX_CALL_LEASES` leases. Raises what `keep_alive` raises."""
         assert 0 < len(leases) <= MAX_CALL_LEASES
-        return await self._ask(TimesLeft(tuple(leases)), len(leases), self._loop.time() + timeout_s)
+        return list(await self._ask(TimesLeft(tuple(leases)), len(leases), self._loop.time() + timeout_s))
 
     def _flush(self) -> None:
         self._timer = None
@@ -102,41 +161,50 @@ class LeaseCaller:
     def _ended(self, group: list[_Gathered], task: asyncio.Task[None]) -> None:
         del self._tasks[task]
         for caller in group:
-            caller.future.cancel()
+            caller.closed()
 
     async def _keep_alive(self, group: list[_Gathered]) -> None:
         """Ask for all of a group. A caller whose time is over gets its error; the others are asked for again."""
         waiting = group
         while waiting:
-            leases = tuple(dict.fromkeys(lease for caller in waiting for lease in caller.leases))
-            deadline_s = min(caller.deadline_s for caller in waiting)
+            leases, deadline_s = _named(waiting)
             try:
-                times = dict(zip(leases, await self._ask(KeepAlive(leases), len(leases), deadline_s), strict=True))
+                answers = await self._ask(KeepAlive(leases), len(leases), deadline_s)
             except SynclineError as error:
                 now_s = self._loop.time()
                 ended = [caller for caller in waiting if caller.deadline_s <= now_s] or waiting
                 waiting = [caller for caller in waiting if caller not in ended]
                 for caller in ended:
-                    if not caller.future.done():
-                        caller.future.set_exception(error)
-                        caller.future.exception()  # its caller may have given up
+                    caller.failed(error)
             else:
+                times = dict(zip(leases, answers, strict=True))
                 for caller in waiting:
-                    if not caller.future.done():
-                        caller.future.set_result([times[lease] for lease in caller.leases])
+                    caller.answered(times)
                 return
 
-    async def _ask(self, call: LeaseCall, count: int, deadline_s: float) -> list[LeaseTime]:
+    async def _ask(self, call: LeaseCall, count: int, deadline_s: float) -> tuple[LeaseTime, ...]:
         """Ask until there is an answer: what is asked here may be asked twice."""
         data = msgspec.msgpack.encode(call)
         while True:
             now_s = self._loop.time()
             attempt_s = min(max(deadline_s - now_s, 0.001), ATTEMPT_S)
             try:
-                return list(decode_times(await self._raft.ask_leader(data, timeout=attempt_s), count))
+                return decode_times(await self._raft.ask_leader(data, timeout=attempt_s), count)
             except (DeadlineExceeded, NoLeader, NotLeader, Dropped) as error:
                 later_s = self._loop.time()
                 # What ends before its time without an effect would end so again at once.
                 is_final = error.outcome is Outcome.NOT_APPLIED and later_s < now_s + attempt_s
                 if is_final or later_s >= deadline_s:
                     raise
+
+
+def _named(callers: Sequence[_Gathered]) -> tuple[tuple[int, ...], float]:
+    """The leases of some callers, each once, and the first of their deadlines."""
+    leases: dict[int, None] = {}
+    deadline_s = math.inf
+    for caller in callers:
+        for lease in caller.leases:
+            leases[lease] = None
+        if caller.deadline_s < deadline_s:
+            deadline_s = caller.deadline_s
+    return tuple(leases), deadline_s

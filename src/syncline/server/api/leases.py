@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final
 
 from msgspec.structs import replace
@@ -24,8 +23,10 @@ from syncline.client.lease_schemas import (
     TouchReply,
 )
 from syncline.client.schemas import split
+from syncline.errors import SynclineError
 from syncline.kv.commands import LeaseGrant, LeaseRevoke, Touch, encode_command
 from syncline.kv.lease_calls import LeaseTime
+from syncline.kv.limits import MAX_LEASE_ID
 from syncline.kv.records import LeaseAnswer, LeaseEndAnswer, TouchAnswer
 from syncline.kv.serving.lease_views import lease_page, lease_view, no_such_lease
 from syncline.server.api import key_query
@@ -72,7 +73,10 @@ MANY_BODY: Final = JsonBody(
     max_bytes=64 * KIB,
 )
 
+TIMEOUT_S: Final = TIMEOUT.of(QUERY.parse(b""))
+
 _ID: Final = re.compile(rb"[0-9a-f]{16}")
+_NO_LEASE: Final = f"{0:016x}"
 
 GRANT: Final = Route(
     "POST",
@@ -267,27 +271,25 @@ class LeaseRoutes:
     # --- without the log
 
     def keep_alive(self, request: Request, respond: Respond) -> None:
-        """Keep one lease alive. Without a task: there may be a thousand a second."""
-        timeout_s = TIMEOUT.of(QUERY.parse(request.query))
+        """Keep one lease alive. Without a task or a future: there may be a thousand a second."""
+        timeout_s = TIMEOUT.of(QUERY.parse(request.query)) if request.query else TIMEOUT_S
         lease = _lease_of(request)
         if request.body:
             raise RequestError("a keep-alive takes no body: the id is in the path")
         if request.principal is not None:
             request.principal.check_lease_writable(lease)
-        kept = self._backend.lease_calls.keep_alive([lease], timeout_s)
-        kept.add_done_callback(answering(respond, partial(self._kept, lease, respond)))
+        then = answering(respond, partial(self._kept, request.argument, respond))
+        self._backend.lease_calls.keep_alive_then(lease, timeout_s, then)
 
-    def _kept(self, lease: int, respond: Respond, kept: asyncio.Future[list[LeaseTime]]) -> None:
-        if kept.cancelled():
-            return  # the node closes, and its connections with it
-        if (error := kept.exception()) is not None:
+    def _kept(self, name: bytes, respond: Respond, time: LeaseTime | None, error: SynclineError | None) -> None:
+        if time is None:
+            assert error is not None
             respond(self._explain(error))
-            return
-        [time] = kept.result()
-        if time.ttl_ms:
-            respond(json_response(LeaseReply(f"{lease:016x}", seconds(time.ttl_ms))))
+        elif time.ttl_ms:
+            head, before, after = _kept_form(time.ttl_ms)
+            respond(Response(200, head, b"%s%s%s" % (before, name, after)))
         else:
-            respond(self._explain(no_such_lease(lease)))
+            respond(self._explain(no_such_lease(int(name, 16))))
 
     async def keep_many_alive(self, request: Request) -> Response:
         """Keep many leases alive."""
@@ -329,12 +331,21 @@ class LeaseRoutes:
         )
 
 
+@lru_cache(maxsize=64)  # leases of one program have one TTL
+def _kept_form(ttl_ms: int) -> tuple[bytes, bytes, bytes]:
+    """The answer to a keep-alive: its head, and its body before and behind the id."""
+    answer = json_response(LeaseReply(_NO_LEASE, seconds(ttl_ms)))
+    before, _, after = answer.body.partition(_NO_LEASE.encode())
+    return answer.head, before, after
+
+
 def _lease_of(request: Request) -> int:
     raw = request.argument
     if _ID.fullmatch(raw) is None:
         shown = raw[:40].decode("ascii", "replace")
         raise RequestError(f"the id of the lease is {shown!r}; expected its 16 hexadecimal digits, in lower case")
-    return parse_lease(raw.decode(), "the path", field="id")
+    lease = int(raw, 16)
+    return lease if 0 < lease <= MAX_LEASE_ID else parse_lease(raw.decode(), "the path", field="id")
 
 
 def _revision(revision: int) -> bytes:
