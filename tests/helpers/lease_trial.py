@@ -74,14 +74,16 @@ class LeaseTrial:
         await self.apply(Put(key, b"value", lease, ttl_ms=int(ttl_s * 1000)))
 
     async def keep_alive(self, server: SimServer, *leases: int, timeout_s: float = 20.0) -> list[LeaseTime]:
-        return await self.do(server, lambda raft: self._caller(raft).keep_alive(leases, timeout_s))
+        return await self.do(server, lambda raft: self._caller(server, raft).keep_alive(leases, timeout_s))
 
     async def times_left(self, server: SimServer, *leases: int, timeout_s: float = 20.0) -> list[LeaseTime]:
-        return await self.do(server, lambda raft: self._caller(raft).times_left(leases, timeout_s))
+        return await self.do(server, lambda raft: self._caller(server, raft).times_left(leases, timeout_s))
 
-    def _caller(self, raft: Raft[object]) -> LeaseCaller:
+    def _caller(self, server: SimServer, raft: Raft[object]) -> LeaseCaller:
         if raft not in self._callers:
-            self._callers[raft] = LeaseCaller(raft)
+            self._callers[raft] = caller = LeaseCaller(raft)
+            assert server.lessor is not None
+            caller.answer_here(server.lessor)
         return self._callers[raft]
 
     async def ends_s(self, lease: int) -> float:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import msgspec
 import pytest
 
-from syncline.errors import Rejected, SynclineError
+from syncline.errors import DeadlineExceeded, NotLeader, Rejected, SynclineError
 from syncline.kv.lease_caller import LeaseCaller
 from syncline.kv.lease_calls import KeepAlive, LeaseTime, decode_call
+from syncline.kv.lease_rounds import WaitingCall
+from syncline.testing.sim.loop import SimLoop, run_simulation
 
 
 class SilentNode:
@@ -71,3 +75,110 @@ async def test_lease_caller_calls_back_with_the_error_of_the_leader() -> None:
         await caller.keep_alive([8], 60.0)
     assert called == [(None, leader.error)]
     await caller.close()
+
+
+class Here:
+    """The lessor of the same node. It leads until the test says otherwise, and answers when the test says it."""
+
+    def __init__(self) -> None:
+        self.leads = True
+        self.calls: list[WaitingCall] = []
+        self.gathered: Callable[[], None] | None = None
+
+    def keep_alive_here(self, call: WaitingCall) -> bool:
+        if self.leads:
+            self.calls.append(call)
+        return self.leads
+
+    def join(self, gathered: Callable[[], None] | None) -> None:
+        self.gathered = gathered
+
+
+def here_trial(scenario: Callable[[Here, Answering, LeaseCaller], Coroutine[Any, Any, None]]) -> None:
+    async def main(_: SimLoop) -> None:
+        here, leader = Here(), Answering()
+        caller = LeaseCaller(leader)
+        caller.answer_here(here)
+        await scenario(here, leader, caller)
+        await caller.close()
+        assert here.gathered is None
+
+    run_simulation(main)
+
+
+def test_lease_caller_on_the_leader_sends_no_message() -> None:
+    async def scenario(here: Here, leader: Answering, caller: LeaseCaller) -> None:
+        futures = [caller.keep_alive([7, 8], 60.0), caller.keep_alive([8], 60.0)]
+        await asyncio.sleep(1.0)
+        [call] = here.calls
+        assert call.leases == (7, 8)
+        call.answered([LeaseTime(1000, 1000), LeaseTime(2000, 2000)])
+        assert await futures[0] == [LeaseTime(1000, 1000), LeaseTime(2000, 2000)]
+        assert await futures[1] == [LeaseTime(2000, 2000)]
+        assert leader.asked == []
+        assert not caller._calls_here
+
+    here_trial(scenario)
+
+
+def test_lease_caller_joins_a_confirmation_before_its_time() -> None:
+    """Another node has asked: the keep-alives that have gathered here share its confirmation."""
+
+    async def scenario(here: Here, _: Answering, caller: LeaseCaller) -> None:
+        future = caller.keep_alive([7], 60.0)
+        assert here.gathered is not None
+        here.gathered()
+        [call] = here.calls
+        here.gathered()
+        await asyncio.sleep(1.0)
+        assert len(here.calls) == 1, "nothing has gathered since"
+        call.answered([LeaseTime(1000, 1000)])
+        assert await future == [LeaseTime(1000, 1000)]
+
+    here_trial(scenario)
+
+
+@pytest.mark.parametrize("fate", ["failed", "cancelled", "silent", "follower"])
+def test_lease_caller_asks_the_leader_if_its_own_node_gives_no_answer(fate: str) -> None:
+    """It leads no more, or no quorum hears it: the next leader is asked, and a late answer has no effect."""
+
+    async def scenario(here: Here, leader: Answering, caller: LeaseCaller) -> None:
+        here.leads = fate != "follower"
+        future = caller.keep_alive([7], 60.0)
+        await asyncio.sleep(1.0)
+        if fate == "failed":
+            here.calls[0].failed(NotLeader("deposed"))
+        elif fate == "cancelled":
+            here.calls[0].cancel()
+        async with asyncio.timeout(5):
+            assert await future == [LeaseTime(4000, 4000)]
+        assert [call.leases for call in leader.asked] == [(7,)]
+        for call in here.calls:
+            assert call.done()
+            call.answered([LeaseTime(1, 1)])
+
+    here_trial(scenario)
+
+
+def test_lease_caller_ends_a_call_on_its_own_node_at_the_deadline() -> None:
+    async def scenario(here: Here, leader: Answering, caller: LeaseCaller) -> None:
+        leader.error = DeadlineExceeded("no quorum")
+        before_s = asyncio.get_running_loop().time()
+        with pytest.raises(DeadlineExceeded):
+            await caller.keep_alive([7], 0.5)
+        assert asyncio.get_running_loop().time() - before_s == pytest.approx(0.5, abs=0.05)
+        assert here.calls[0].done()
+
+    here_trial(scenario)
+
+
+def test_lease_caller_that_closes_cancels_calls_on_its_own_node() -> None:
+    async def scenario(here: Here, leader: Answering, caller: LeaseCaller) -> None:
+        future = caller.keep_alive([7], 60.0)
+        await asyncio.sleep(1.0)
+        await caller.close()
+        assert future.cancelled()
+        assert here.calls[0].done()
+        assert leader.asked == []
+
+    here_trial(scenario)

@@ -9,7 +9,8 @@ import pytest
 
 from syncline.errors import BacklogFull, DeadlineExceeded, DiskFull, NotLeader, OperationError, SynclineError
 from syncline.kv.commands import LeaseEnd
-from syncline.kv.lease_calls import KeepAlive, LeaseTime
+from syncline.kv.lease_caller import LeaseCaller
+from syncline.kv.lease_calls import KeepAlive, LeaseTime, decode_times
 from tests.unit.test_lessor import TERM, Bench, bench
 
 
@@ -113,6 +114,34 @@ def test_keep_alive_fails_as_soon_as_the_leader_is_deposed() -> None:
         at.node.elect(TERM + 1, leads=False)
         await asyncio.sleep(0.1)
         assert isinstance(answer.exception(), NotLeader)
+
+    bench(scenario)
+
+
+def test_keep_alives_on_the_leader_share_the_confirmation_of_other_nodes() -> None:
+    """They have gathered for a part of their time, and go along."""
+
+    async def scenario(at: Bench) -> None:
+        at.grant(1, 2, ttl_s=60.0)
+        await at.keep_alive(1)
+        here = LeaseCaller(at.node)
+        here.answer_here(at.lessor)
+        at.node.confirmations = at.node.asked = 0
+        own = here.keep_alive([1], 5.0)
+        assert at.node.handler is not None
+        other = at.node.handler(msgspec.msgpack.encode(KeepAlive((2,))))
+        assert isinstance(other, asyncio.Future)
+        assert decode_times(await other, 1) == (LeaseTime(60_000, 60_000),)
+        assert own.done()
+        assert await own == [LeaseTime(60_000, 60_000)]
+        assert (at.node.confirmations, at.node.asked) == (1, 0)
+        assert at.lessor.counts.kept_alive == 3
+        at.node.is_leader = False
+        late = here.keep_alive([1], 0.5)
+        with pytest.raises(NotLeader):
+            await late
+        assert at.node.asked > 0
+        await here.close()
 
     bench(scenario)
 

@@ -12,6 +12,7 @@ import msgspec
 
 from syncline.errors import DeadlineExceeded, Dropped, NoLeader, NotLeader, Outcome, SynclineError
 from syncline.kv.lease_calls import MAX_CALL_LEASES, KeepAlive, LeaseCall, LeaseTime, TimesLeft, decode_times
+from syncline.kv.lease_rounds import WaitingCall
 
 __all__ = ["LeaseCaller"]
 
@@ -90,6 +91,51 @@ class _CallbackCaller:
         pass
 
 
+class LeaderHere(Protocol):
+    """The lessor of the same node."""
+
+    def keep_alive_here(self, call: WaitingCall) -> bool: ...
+
+    def join(self, gathered: Callable[[], None] | None) -> None: ...
+
+
+class _CallHere:
+    """Keep-alives that the lessor of this node answers. `ended` is called once, with None if it gave no answer."""
+
+    __slots__ = ("_ended", "_over", "deadline_s", "group", "leases", "timer")
+
+    def __init__(
+        self,
+        group: list[_Gathered],
+        leases: tuple[int, ...],
+        deadline_s: float,
+        ended: Callable[[_CallHere, list[LeaseTime] | None], None],
+    ) -> None:
+        self.leases = leases
+        self.deadline_s = deadline_s
+        self.group = group
+        self.timer: asyncio.TimerHandle | None = None
+        self._ended = ended
+        self._over = False
+
+    def done(self) -> bool:
+        return self._over
+
+    def answered(self, times: list[LeaseTime]) -> None:
+        self._end(times)
+
+    def failed(self, _: SynclineError) -> None:
+        self._end(None)
+
+    def cancel(self) -> None:
+        self._end(None)
+
+    def _end(self, times: list[LeaseTime] | None) -> None:
+        if not self._over:
+            self._over = True
+            self._ended(self, times)
+
+
 class LeaseCaller:
     """Asks the leader about leases, for the callers of one node. Keep-alives wait `gather_s` for others."""
 
@@ -100,9 +146,22 @@ class LeaseCaller:
         self._gathered: list[_Gathered] = []
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: dict[asyncio.Task[None], None] = {}
+        self._here: LeaderHere | None = None
+        self._calls_here: dict[_CallHere, None] = {}
+        self._closed = False
+
+    def answer_here(self, lessor: LeaderHere) -> None:
+        """Have the lessor of this node answer while it leads: without a message, and with its next confirmation."""
+        self._here = lessor
+        lessor.join(self._flush)
 
     async def close(self) -> None:
         """End the calls under way: their callers are cancelled."""
+        self._closed = True
+        if self._here is not None:
+            self._here.join(None)
+        for call in list(self._calls_here):
+            call.cancel()
         if self._timer is not None:
             self._timer.cancel()
         for caller in self._gathered:
@@ -139,6 +198,9 @@ class LeaseCaller:
         return list(await self._ask(TimesLeft(tuple(leases)), len(leases), self._loop.time() + timeout_s))
 
     def _flush(self) -> None:
+        if self._timer is None:
+            return  # nothing has gathered
+        self._timer.cancel()
         self._timer = None
         gathered, self._gathered = self._gathered, []
         group: list[_Gathered] = []
@@ -152,11 +214,43 @@ class LeaseCaller:
         self._start(group)
 
     def _start(self, group: list[_Gathered]) -> None:
-        if group:
-            task = self._loop.create_task(self._keep_alive(group))
-            self._tasks[task] = None
-            # Not in the task itself: one that is cancelled before its first step runs nothing of its own.
-            task.add_done_callback(partial(self._ended, group))
+        if group and not self._start_here(group):
+            self._ask_for(group)
+
+    def _start_here(self, group: list[_Gathered]) -> bool:
+        """Whether the lessor of this node has taken the keep-alives."""
+        lessor = self._here
+        if lessor is None:
+            return False
+        leases, deadline_s = _named(group)
+        # As with a call to a leader elsewhere: if the quorum is silent for so long, the callers may have other fates.
+        deadline_s = min(deadline_s, self._loop.time() + ATTEMPT_S)
+        call = _CallHere(group, leases, deadline_s, self._ended_here)
+        if not lessor.keep_alive_here(call):
+            return False
+        self._calls_here[call] = None
+        call.timer = self._loop.call_at(deadline_s, call.cancel)
+        return True
+
+    def _ended_here(self, call: _CallHere, times: list[LeaseTime] | None) -> None:
+        del self._calls_here[call]
+        if call.timer is not None:
+            call.timer.cancel()
+        if times is not None:
+            by_lease = dict(zip(call.leases, times, strict=True))
+            for caller in call.group:
+                caller.answered(by_lease)
+        elif self._closed:
+            for caller in call.group:
+                caller.closed()
+        else:  # this node leads no more, or no quorum has confirmed it
+            self._ask_for(call.group)
+
+    def _ask_for(self, group: list[_Gathered]) -> None:
+        task = self._loop.create_task(self._keep_alive(group))
+        self._tasks[task] = None
+        # Not in the task itself: one that is cancelled before its first step runs nothing of its own.
+        task.add_done_callback(partial(self._ended, group))
 
     def _ended(self, group: list[_Gathered], task: asyncio.Task[None]) -> None:
         del self._tasks[task]

@@ -5,6 +5,7 @@ Each is an array of MessagePack. The tags are part of the protocol between nodes
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Final, TypeAlias
 
 import msgspec
@@ -14,7 +15,16 @@ from syncline.decoding import UNDECODABLE
 from syncline.errors import Rejected
 from syncline.kv.limits import MAX_LEASE_ID, MAX_TTL_MS
 
-__all__ = ["MAX_CALL_LEASES", "KeepAlive", "LeaseCall", "LeaseTime", "TimesLeft", "decode_call", "decode_times"]
+__all__ = [
+    "MAX_CALL_LEASES",
+    "KeepAlive",
+    "LeaseCall",
+    "LeaseTime",
+    "TimesLeft",
+    "decode_call",
+    "decode_times",
+    "encode_times",
+]
 
 MAX_CALL_LEASES: Final = 1000
 """Leases of one call: the leader takes about a millisecond for them."""
@@ -46,6 +56,7 @@ class LeaseTime(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 LeaseCall: TypeAlias = KeepAlive | TimesLeft
 
+_encode: Final = msgspec.msgpack.Encoder().encode
 _calls: Final[msgspec.msgpack.Decoder[LeaseCall]] = msgspec.msgpack.Decoder(LeaseCall)
 _times: Final = msgspec.msgpack.Decoder(tuple[LeaseTime, ...])
 
@@ -56,6 +67,11 @@ def decode_call(data: bytes) -> LeaseCall:
         return _calls.decode(data)
     except UNDECODABLE as error:
         raise Rejected(f"a call to the leader that can't be read: {error}", code="bad_call") from error
+
+
+def encode_times(times: Sequence[LeaseTime]) -> bytes:
+    """The answer to a call."""
+    return _encode(times)
 
 
 def decode_times(data: bytes, count: int) -> tuple[LeaseTime, ...]:

@@ -4,16 +4,41 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from syncline.errors import SynclineError
+from syncline.kv.lease_calls import LeaseTime, encode_times
 from syncline.node.futures import settle_error
 
-__all__ = ["LeaseRounds", "WaitingCall"]
+__all__ = ["AskedCall", "LeaseRounds", "WaitingCall"]
 
 
-class WaitingCall:
-    """Keep-alives of one node. `deadline_s`: when their call ends; `future`: its answer."""
+class WaitingCall(Protocol):
+    """Keep-alives that wait for a confirmation, and for more if something is decided about their leases."""
+
+    leases: tuple[int, ...]
+    deadline_s: float
+    """When the call ends, by the loop's clock."""
+
+    def done(self) -> bool:
+        """Whether its caller waits no more."""
+        ...
+
+    def answered(self, times: list[LeaseTime]) -> None:
+        """Give the times of the leases, unless it is done."""
+        ...
+
+    def failed(self, error: SynclineError) -> None:
+        """End it without an answer, unless it is done."""
+        ...
+
+    def cancel(self) -> None:
+        """End it because the node closes, unless it is done."""
+        ...
+
+
+class AskedCall:
+    """A call that came as a message: its answer is bytes."""
 
     __slots__ = ("deadline_s", "future", "leases")
 
@@ -21,6 +46,19 @@ class WaitingCall:
         self.leases = leases
         self.deadline_s = deadline_s
         self.future = future
+
+    def done(self) -> bool:
+        return self.future.done()
+
+    def answered(self, times: list[LeaseTime]) -> None:
+        if not self.future.done():
+            self.future.set_result(encode_times(times))
+
+    def failed(self, error: SynclineError) -> None:
+        settle_error(self.future, error)
+
+    def cancel(self) -> None:
+        self.future.cancel()
 
 
 class LeaseRounds:
@@ -40,6 +78,8 @@ class LeaseRounds:
         self._loop = loop
         self._spawn = spawn
         self._confirm = confirm
+        self.join: Callable[[], None] | None = None
+        """Called before a confirmation begins: what this node has gathered may be added, and shares it."""
         self._confirmed = confirmed
         self._gathered: list[WaitingCall] = []
         """They wait for the next confirmation to begin."""
@@ -62,11 +102,13 @@ class LeaseRounds:
             self._next = None
         for calls in (self._gathered, *self._asked.values()):
             for call in calls:
-                settle_error(call.future, error)
+                call.failed(error)
         self._gathered = []
         self._asked.clear()
 
     def _begin(self) -> None:
+        if self.join is not None:
+            self.join()
         self._next = None
         self._number += 1
         # What comes in from now on waits for the next one: this one does not speak for it.
@@ -78,12 +120,12 @@ class LeaseRounds:
             await self._confirm()
         except SynclineError as error:
             for call in self._asked.pop(number, ()):
-                settle_error(call.future, error)
+                call.failed(error)
             return
         except BaseException:
             for call in self._asked.pop(number, ()):
-                call.future.cancel()
+                call.cancel()
             raise
         for call in self._asked.pop(number, ()):  # none if the term is over
-            if not call.future.done():
+            if not call.done():
                 self._confirmed(call)

@@ -16,7 +16,7 @@ Without leases it does nothing: no message, no entry, no timer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -32,9 +32,9 @@ from syncline.errors import (
     SynclineError,
 )
 from syncline.kv.commands import Command, LeaseCheckpoint, LeaseEnd, encode_command
-from syncline.kv.lease_calls import KeepAlive, LeaseCall, LeaseTime, decode_call
+from syncline.kv.lease_calls import KeepAlive, LeaseCall, LeaseTime, decode_call, encode_times
 from syncline.kv.lease_clock import CHECKPOINT_S, LeaseClock
-from syncline.kv.lease_rounds import LeaseRounds, WaitingCall
+from syncline.kv.lease_rounds import AskedCall, LeaseRounds, WaitingCall
 from syncline.kv.leases import LeaseBook, LeaseEvent
 from syncline.kv.limits import MAX_DELETED_KEYS, MAX_LEASES_AT_ONCE
 from syncline.kv.machine import KvMachine
@@ -42,7 +42,6 @@ from syncline.kv.observers import on_loop
 from syncline.kv.records import LeaseEndAnswer, LeaseRecord
 from syncline.node.asking import AskHandler
 from syncline.node.events import AnyEvent, RoleChanged
-from syncline.node.futures import settle_error
 
 __all__ = ["LeaderHandle", "LeaseCounts", "Lessor"]
 
@@ -143,6 +142,7 @@ class Lessor:
         """Whether something was decided by the times of another book, and its fate is not known yet."""
         self._closed = False
         self._tasks: dict[asyncio.Task[None], None] = {}
+        self._join: Callable[[], None] | None = None
         self.counts: LeaseCounts = LeaseCounts()
 
     # -- life ----------------------------------------------------------------------------------------------------------
@@ -230,6 +230,7 @@ class Lessor:
                 self._lead = lead = _Lead(term, LeaseClock(records, now_s, checkpoint_s=self._checkpoint_s))
                 confirm, confirmed = partial(self._confirm, lead), partial(self._confirmed, lead)
                 lead.rounds = LeaseRounds(self._loop, self._spawn, confirm, confirmed)
+                lead.rounds.join = self._join
                 self._arm(lead)
                 return
         except NodeFailed:
@@ -402,48 +403,66 @@ class Lessor:
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 
+    def keep_alive_here(self, call: WaitingCall) -> bool:
+        """Keep leases alive for a caller on this node, without a message. False: it is to ask the leader."""
+        lead = self._lead
+        if lead is None or not self._raft.is_leader:
+            return False
+        return self._add(lead, call)
+
+    def join(self, gathered: Callable[[], None] | None) -> None:
+        """Call `gathered` before each confirmation: what this node has gathered by then can share it."""
+        self._join = gathered
+        if self._lead is not None:
+            self._lead.rounds.join = gathered
+
     def _answer(self, data: bytes) -> asyncio.Future[bytes]:
         """Answer a call of a node to this leader: in a task only if it has more to wait for than a confirmation."""
         call = decode_call(data)
         deadline_s = self._loop.time() + CALL_S
         if isinstance(call, KeepAlive):
             lead = self._leading()
-            # Before the confirmation, too: otherwise a lease could end while this waits. It does no harm without a
-            # quorum.
-            if not self._is_being_decided(lead, call.leases) and not self._renew(lead, call.leases):
-                future: asyncio.Future[bytes] = self._loop.create_future()
-                lead.rounds.add(WaitingCall(call.leases, deadline_s, future))
+            future: asyncio.Future[bytes] = self._loop.create_future()
+            if self._add(lead, AskedCall(call.leases, deadline_s, future)):
                 return future
         return self._loop.create_task(self._answer_later(call, deadline_s))
 
+    def _add(self, lead: _Lead, call: WaitingCall) -> bool:
+        """Have a quorum confirm the leader for a call. False: it has to wait for an entry of the log before."""
+        # The clocks are set before the confirmation, too: otherwise a lease could end while this waits. It does no harm
+        # without a quorum.
+        if self._is_being_decided(lead, call.leases) or self._renew(lead, call.leases):
+            return False
+        lead.rounds.add(call)
+        return True
+
     async def _answer_later(self, call: LeaseCall, deadline_s: float) -> bytes:
+        return encode_times(await self._times_later(call, deadline_s))
+
+    async def _times_later(self, call: LeaseCall, deadline_s: float) -> list[LeaseTime]:
         try:
             async with asyncio.timeout_at(deadline_s):
-                times = await (self._kept_alive if isinstance(call, KeepAlive) else self._times_left)(call.leases)
+                return await (self._kept_alive if isinstance(call, KeepAlive) else self._times_left)(call.leases)
         except SynclineError:  # `DeadlineExceeded` is a `TimeoutError`
             raise
         except TimeoutError as error:
             raise DeadlineExceeded("the leader could not answer in time") from error
-        return msgspec.msgpack.encode(times)
 
     def _confirmed(self, lead: _Lead, call: WaitingCall) -> None:
         """Answer keep-alives: a quorum has confirmed the leader since they came in."""
         if self._is_being_decided(lead, call.leases) or self._renew(lead, call.leases):
             self._spawn(self._settle_later(call))  # something was decided about them meanwhile
         else:
-            call.future.set_result(msgspec.msgpack.encode(self._full_times(call.leases)))
+            call.answered(self._full_times(call.leases))
 
     async def _settle_later(self, call: WaitingCall) -> None:
         """Answer keep-alives that wait for more than a confirmation."""
         try:
-            answer = await self._answer_later(KeepAlive(call.leases), call.deadline_s)
+            call.answered(await self._times_later(KeepAlive(call.leases), call.deadline_s))
         except SynclineError as error:
-            settle_error(call.future, error)
-        else:
-            if not call.future.done():
-                call.future.set_result(answer)
+            call.failed(error)
         finally:
-            call.future.cancel()  # if this was cancelled
+            call.cancel()  # if this was cancelled
 
     @staticmethod
     def _is_being_decided(lead: _Lead, leases: Iterable[int]) -> bool:

@@ -165,6 +165,7 @@ class KvServer:
         )
         self._upkeep.start()
         self._backend = NodeBackend(raft, machine, entropy=world.entropy)
+        self._backend.lease_calls.answer_here(self._upkeep.lessor)
         self._add_metrics(raft, machine)
         seen = SeenStages(raft)
         if config.slow_request_s:

@@ -192,7 +192,9 @@ def made_node(
     revisions, size_bytes = settings.history_revisions, settings.history_bytes
     if isinstance(replica, Raft):
         node = KvNode(replica, machine, entropy=world.entropy)
-        return node, Upkeep(replica, machine, history_revisions=revisions, history_bytes=size_bytes)
+        keeping = Upkeep(replica, machine, history_revisions=revisions, history_bytes=size_bytes)
+        node.lease_calls.answer_here(keeping.lessor)
+        return node, keeping
     upkeep = LogUpkeep(replica, machine, world, history_revisions=revisions, history_bytes=size_bytes)
     return LogKvNode(replica, machine, upkeep.lessor, world), upkeep
 

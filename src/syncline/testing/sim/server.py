@@ -146,6 +146,8 @@ class SimServer:
         self._rng = rng
         self._context: contextvars.Context | None = None
         self._site: Site | None = None
+        self.lessor: Lessor | None = None
+        """Of a node with a key-value store."""
 
     def __repr__(self) -> str:
         return f"<SimServer {self.name}: {self.condition.value}>"
@@ -180,7 +182,7 @@ class SimServer:
         cluster = self._cluster
         self.lives += 1
         self.condition, self.error = Condition.STARTING, None
-        self.raft = self.driver = self._site = None
+        self.raft = self.driver = self._site = self.lessor = None
         cluster.network.boot(self.name)
         self.process = process = cluster.loop.add_node(self.name)
         process.rate = self.clock_rate
@@ -214,9 +216,11 @@ class SimServer:
         except SimCrash:
             return
         if isinstance(machine, KvMachine):
-            Lessor(raft, machine, checkpoint_s=self._cluster.lease_checkpoint_s).start()
+            self.lessor = lessor = Lessor(raft, machine, checkpoint_s=self._cluster.lease_checkpoint_s)
+            lessor.start()
             Compactor(raft, machine, history_revisions=self._cluster.history_revisions).start()
             backend = NodeBackend(raft, machine, entropy=self._cluster.entropy_of(self))
+            backend.lease_calls.answer_here(lessor)
             self._site = Site(
                 backend,
                 name=self.name,
@@ -267,7 +271,7 @@ class SimServer:
         assert self.workers is not None
         self.process.kill()
         self._cluster.network.crash(self.name, silent=power_loss)
-        self.raft = self.driver = self._site = None
+        self.raft = self.driver = self._site = self.lessor = None
 
     def crash(self, survival: Survival | None = None) -> None:
         """Kill the process at this moment. With `survival` the machine lost its power, and its disk what that says."""
