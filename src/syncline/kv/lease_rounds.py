@@ -43,9 +43,9 @@ class AskedCall:
     __slots__ = ("deadline_s", "future", "leases")
 
     def __init__(self, leases: tuple[int, ...], deadline_s: float, future: asyncio.Future[bytes]) -> None:
-        self.leases = leases
-        self.deadline_s = deadline_s
-        self.future = future
+        self.leases: tuple[int, ...] = leases
+        self.deadline_s: float = deadline_s
+        self.future: asyncio.Future[bytes] = future
 
     def done(self) -> bool:
         return self.future.done()
