@@ -30,7 +30,6 @@ class LeaseTrial:
 
     def __init__(self, cluster: SimCluster) -> None:
         self.cluster = cluster
-        self._callers: dict[Raft[object], LeaseCaller] = {}
 
     async def leader(self) -> SimServer:
         return await self.cluster.leader(PATIENCE_S)
@@ -74,17 +73,15 @@ class LeaseTrial:
         await self.apply(Put(key, b"value", lease, ttl_ms=int(ttl_s * 1000)))
 
     async def keep_alive(self, server: SimServer, *leases: int, timeout_s: float = 20.0) -> list[LeaseTime]:
-        return await self.do(server, lambda raft: self._caller(server, raft).keep_alive(leases, timeout_s))
+        return await self.do(server, lambda _: self._caller(server).keep_alive(leases, timeout_s))
 
     async def times_left(self, server: SimServer, *leases: int, timeout_s: float = 20.0) -> list[LeaseTime]:
-        return await self.do(server, lambda raft: self._caller(server, raft).times_left(leases, timeout_s))
+        return await self.do(server, lambda _: self._caller(server).times_left(leases, timeout_s))
 
-    def _caller(self, server: SimServer, raft: Raft[object]) -> LeaseCaller:
-        if raft not in self._callers:
-            self._callers[raft] = caller = LeaseCaller(raft)
-            assert server.lessor is not None
-            caller.answer_here(server.lessor)
-        return self._callers[raft]
+    @staticmethod
+    def _caller(server: SimServer) -> LeaseCaller:
+        assert server.lease_calls is not None
+        return server.lease_calls
 
     async def ends_s(self, lease: int) -> float:
         """When the lease ends on some node, at the resolution of the look."""

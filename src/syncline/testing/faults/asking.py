@@ -8,13 +8,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 from syncline.errors import NodeFailed, SynclineError
+from syncline.kv.lease_caller import LeaseCaller
 from syncline.node.raft import Raft
 from syncline.server.http.request import Request
 from syncline.server.http.response import Response
 from syncline.testing.faults.base import Trouble
 from syncline.testing.sim.server import SimServer
 
-__all__ = ["ask_node", "ask_server"]
+__all__ = ["ask_node", "ask_server", "lease_calls"]
 
 CALL_S: Final = 2.0
 ANSWER_S: Final = 3.0
@@ -46,6 +47,14 @@ async def ask_node(
         return task.result(), server.driver.applied
     except (SynclineError, NodeFailed):
         return None
+
+
+def lease_calls(trouble: Trouble, raft: Raft[object]) -> LeaseCaller:
+    """What keeps leases alive for the clients of a node."""
+    for server in trouble.cluster.running:
+        if server.raft is raft and server.lease_calls is not None:
+            return server.lease_calls
+    return LeaseCaller(raft)  # it is about to serve
 
 
 async def ask_server(trouble: Trouble, rng: random.Random, request: Request) -> Response | None:

@@ -7,9 +7,8 @@ import random
 from typing import Final
 
 from syncline.kv.commands import LeaseGrant, LeaseRevoke, encode_command
-from syncline.kv.lease_caller import LeaseCaller
 from syncline.kv.machine import KvMachine
-from syncline.testing.faults.asking import ask_node
+from syncline.testing.faults.asking import ask_node, lease_calls
 from syncline.testing.faults.base import Trouble
 from syncline.testing.sim.server import SimServer
 
@@ -74,7 +73,9 @@ class _Holder:
 
     async def _keep_alive(self) -> None:
         sent_s, leaps, lease = self._loop.true_time(), self._loop.leaps, self._lease
-        answer = await ask_node(self._trouble, self._rng, lambda raft: LeaseCaller(raft).keep_alive([lease], 1.0))
+        answer = await ask_node(
+            self._trouble, self._rng, lambda raft: lease_calls(self._trouble, raft).keep_alive([lease], 1.0)
+        )
         if answer is None:
             return
         [time], _ = answer

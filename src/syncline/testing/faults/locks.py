@@ -9,10 +9,9 @@ from typing import Final
 import msgspec
 
 from syncline.kv.commands import Delete, LeaseGrant, LeaseRevoke, Put, encode_command
-from syncline.kv.lease_caller import LeaseCaller
 from syncline.kv.records import PutAnswer
 from syncline.testing.cluster import LOOK_S
-from syncline.testing.faults.asking import ask_node
+from syncline.testing.faults.asking import ask_node, lease_calls
 from syncline.testing.faults.base import Trouble
 from syncline.testing.faults.leases import SURE
 from syncline.testing.linearizability.history import ABSENT
@@ -107,7 +106,10 @@ class _LockClient:
     async def _keep_alive(self) -> None:
         promise, lease = self._promise(), self._lease
         answer = await ask_node(
-            self._trouble, self._rng, lambda raft: LeaseCaller(raft).keep_alive([lease], 1.0), home=self._home
+            self._trouble,
+            self._rng,
+            lambda raft: lease_calls(self._trouble, raft).keep_alive([lease], 1.0),
+            home=self._home,
         )
         if answer is not None and answer[0][0].ttl_ms and promise.until_s > self._sure.until_s:
             self._sure.until_s, self._sure.leaps = promise.until_s, promise.leaps

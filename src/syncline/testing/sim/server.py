@@ -19,6 +19,7 @@ import msgspec
 
 from syncline.errors import Closed, DirectoryLocked, SynclineError
 from syncline.kv.compactor import Compactor
+from syncline.kv.lease_caller import LeaseCaller
 from syncline.kv.lessor import Lessor
 from syncline.kv.machine import KvMachine
 from syncline.kv.watch import WatchLimits
@@ -146,8 +147,8 @@ class SimServer:
         self._rng = rng
         self._context: contextvars.Context | None = None
         self._site: Site | None = None
-        self.lessor: Lessor | None = None
-        """Of a node with a key-value store."""
+        self.lease_calls: LeaseCaller | None = None
+        """Keeps leases alive for clients of this node, if it has a key-value store."""
 
     def __repr__(self) -> str:
         return f"<SimServer {self.name}: {self.condition.value}>"
@@ -182,7 +183,7 @@ class SimServer:
         cluster = self._cluster
         self.lives += 1
         self.condition, self.error = Condition.STARTING, None
-        self.raft = self.driver = self._site = self.lessor = None
+        self.raft = self.driver = self._site = self.lease_calls = None
         cluster.network.boot(self.name)
         self.process = process = cluster.loop.add_node(self.name)
         process.rate = self.clock_rate
@@ -216,11 +217,12 @@ class SimServer:
         except SimCrash:
             return
         if isinstance(machine, KvMachine):
-            self.lessor = lessor = Lessor(raft, machine, checkpoint_s=self._cluster.lease_checkpoint_s)
+            lessor = Lessor(raft, machine, checkpoint_s=self._cluster.lease_checkpoint_s)
             lessor.start()
             Compactor(raft, machine, history_revisions=self._cluster.history_revisions).start()
             backend = NodeBackend(raft, machine, entropy=self._cluster.entropy_of(self))
             backend.lease_calls.answer_here(lessor)
+            self.lease_calls = backend.lease_calls
             self._site = Site(
                 backend,
                 name=self.name,
@@ -271,7 +273,7 @@ class SimServer:
         assert self.workers is not None
         self.process.kill()
         self._cluster.network.crash(self.name, silent=power_loss)
-        self.raft = self.driver = self._site = self.lessor = None
+        self.raft = self.driver = self._site = self.lease_calls = None
 
     def crash(self, survival: Survival | None = None) -> None:
         """Kill the process at this moment. With `survival` the machine lost its power, and its disk what that says."""
