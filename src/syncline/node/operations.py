@@ -279,7 +279,7 @@ class Operations(Generic[R_co]):
         return await self._driver.asking.ask(data, timeout)
 
     def answer_asks(self, handler: AskHandler | None) -> None:
-        """Answer calls of `ask_leader` while this node leads: `handler(data)` returns bytes, or is a coroutine.
+        """Answer calls of `ask_leader` while this node leads: `handler(data)` returns bytes, a coroutine or a future.
 
         It runs on the event loop and must not block it. It runs if this node believes that it leads. A handler that
         must be certain of it awaits `verify_leader` before it answers. An error of `syncline.errors` that it raises is
