@@ -7,10 +7,13 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from syncline import Raft
+from syncline import FSM, Raft
+from syncline.consensus.rawnode import RawNode
 from syncline.errors import BacklogFull, LimitReached, NoSpace
 from syncline.kv.commands import Delete, DeleteRange, Put, Txn, encode_command
 from syncline.kv.machine import KvMachine
@@ -18,6 +21,7 @@ from syncline.kv.sizes import RECORD_OVERHEAD_BYTES
 from syncline.node import intake
 from syncline.node.envelope import DATA, Kind, MemberRecord, Proposal, encode
 from syncline.node.fsm import Entry
+from syncline.node.intake import Intake
 from syncline.node.runtime import Driver
 from syncline.sessions.entries import SessionChange, encode_change
 from syncline.transport.messages import Forward, ForwardedProposal, ForwardReply, PeerMessage
@@ -251,6 +255,51 @@ async def test_session_that_is_opened_behind_a_waiting_put_counts_once(
         assert await opened is True
         with pytest.raises(LimitReached):
             await raft.open_session()
+
+
+class Measured:
+    """A state of 100 bytes at most. A command enlarges it by the number that it is."""
+
+    max_bytes, size_bytes, growth_overhead_bytes, growth_factor = 100, 80, 100, 100
+
+    def growth(self, data: bytes) -> int:
+        return int(data)
+
+
+class Step:
+    """The intake of a leader whose log ends at index 10, all of it applied."""
+
+    def __init__(self) -> None:
+        self.core = SimpleNamespace(last_index=10, commit_index=10, term=1)
+        self.state, self.applied = Measured(), 10
+        self.intake = Intake(
+            cast("RawNode", self.core), cast("FSM[object]", self.state), "a", applied=lambda: self.applied
+        )
+
+    def admit(self, growth: int, kind: Kind = Kind.COMMAND) -> None:
+        self.intake.admit(Proposal(kind, 7, 1, b"%d" % growth if kind is Kind.COMMAND else b""))
+
+
+def test_store_limit_does_not_count_an_applied_command_twice() -> None:
+    """An entry of the runtime's own was appended behind it, and is not applied yet."""
+    step = Step()
+    step.admit(10)
+    step.core.last_index, step.applied, step.state.size_bytes = 12, 11, 90
+    step.admit(10)
+    step.core.last_index = 13
+    with pytest.raises(NoSpace, match="90 bytes and 10 more"):
+        step.admit(1)
+
+
+def test_store_limit_counts_a_command_until_it_is_applied() -> None:
+    """A barrier was appended before it, in the same step."""
+    step = Step()
+    step.admit(0, Kind.BARRIER)
+    step.admit(10)
+    step.core.last_index, step.applied = 12, 11
+    with pytest.raises(NoSpace, match="80 bytes and 10 more"):
+        step.admit(11)
+    step.admit(10)
 
 
 async def test_follower_tells_its_caller_of_the_leaders_store_limit(tmp_path: Path) -> None:

@@ -85,6 +85,10 @@ class Intake:
         """The last index of the log when a command was accepted last."""
         self._step_bytes = 0
         """Growth of the commands accepted since the log had that last index."""
+        self._granted_end = 0
+        """The last index that one of them can have."""
+        self._placed_last = self._placed = 0
+        """A last index of the log, and how many proposals of any kind were accepted since it had that."""
         self._term = 0
         self._freeing_after: int | None = None
         """The last index when a command that may free space was accepted, if nothing was appended since."""
@@ -147,6 +151,7 @@ class Intake:
             return queue, []
         size_bytes = sum(map(len, map(_payload_of, queue)))
         if self._is_far(limited, _most_bytes(limited, size_bytes, len(queue))):
+            self._place(len(queue))
             return queue, []
         kept: list[Queued] = []
         for position, item in enumerate(queue):
@@ -157,11 +162,13 @@ class Intake:
                         self._admit(limited, command)
             except AskAgain:
                 self._forget_openings(queue[position:])
+                self._place(len(kept))
                 return kept, queue[position:]
             except OperationError as error:
                 refuse(item[0].number, error)
             else:
                 kept.append(item)
+        self._place(len(kept))
         return kept, []
 
     def admit(self, proposal: Proposal) -> None:
@@ -177,10 +184,9 @@ class Intake:
         if limited is None:
             return
         data = command_in(proposal)
-        if data is None:
-            return
-        if not self._is_far(limited, _most_bytes(limited, len(data), 1)):
+        if data is not None and not self._is_far(limited, _most_bytes(limited, len(data), 1)):
             self._admit(limited, data)
+        self._place(1)
 
     def _check_opening(self, proposal: Proposal) -> None:
         """Raise LimitReached if too many sessions were opened within a short time."""
@@ -243,11 +249,22 @@ class Intake:
         self._step_bytes += size_bytes
         self._granted_bytes += size_bytes
 
+    def _place(self, count: int) -> None:
+        """So many accepted proposals, of any kind, are the next ones to be appended."""
+        last = self._core.last_index
+        if last != self._placed_last:
+            self._placed_last, self._placed = last, 0
+        self._placed += count
+        if last == self._granted_last:
+            self._granted_end = last + self._placed
+
     def _in_flight(self, last: int) -> int:
         """Growth of the commands that were accepted and are not applied."""
         marks, granted = self._marks, self._granted_bytes
         if last > self._granted_last and granted != (marks[-1][1] if marks else self._settled_bytes):
-            marks.append((last, granted))  # the log has grown since: all accepted commands are in it
+            # The log has grown since: all accepted commands are in it. Entries of others may stand behind them; what
+            # is applied already must not be counted until those are applied, too.
+            marks.append((min(last, self._granted_end), granted))
         if marks:
             applied = self._applied()
             while marks and marks[0][0] <= applied:
