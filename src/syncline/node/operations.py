@@ -279,12 +279,13 @@ class Operations(Generic[R_co]):
         return await self._driver.asking.ask(data, timeout)
 
     def answer_asks(self, handler: AskHandler | None) -> None:
-        """Answer calls of `ask_leader` while this node leads: `handler(data)` returns bytes, a coroutine or a future.
+        """Answer calls of `ask_leader` while this node leads: `handler(data)` returns bytes, or is a coroutine.
 
-        It runs on the event loop and must not block it. It runs if this node believes that it leads. A handler that
-        must be certain of it awaits `verify_leader` before it answers. An error of `syncline.errors` that it raises is
-        the caller's, with code and outcome; any other reaches the loop's exception handler, and the caller gets
-        `RequestFailed`. Each node has one handler; None removes it. A node that has stopped answers nothing more.
+        It runs on the event loop and must not block it; it may return an `asyncio.Future`, too. It runs if this node
+        believes that it leads. A handler that must be certain of it awaits `verify_leader` before it answers. An error
+        of `syncline.errors` that it raises is the caller's, with code and outcome; any other reaches the loop's
+        exception handler, and the caller gets `RequestFailed`. Each node has one handler; None removes it. A node that
+        has stopped answers nothing more.
 
             async def answer(data: bytes) -> bytes:
                 await raft.verify_leader()
