@@ -180,7 +180,7 @@ class HttpConnection(asyncio.Protocol):
         slots.append(slot)
         self._dispatcher.start(slot)
         if request.method == "GET":
-            if lane is None:
+            if lane is None and not request.query:
                 self._open_get_lane(request, data)
         elif put_lane is None and request.method == "PUT":
             self._open_put_lane()
