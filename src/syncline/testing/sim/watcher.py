@@ -32,7 +32,7 @@ COMPLETE: Final = "a watch is told everything after the faults"
 
 ANSWER_S: Final = 1.0
 FINISH_S: Final = 20.0
-"""After the faults a client that reads at once is told everything within so many seconds."""
+"""Seconds that a server has, after the faults, to send everything to a client that reads at once."""
 AHEAD: Final = 30
 """A watch from the future begins so many revisions later at most."""
 
