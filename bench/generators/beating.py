@@ -1,4 +1,4 @@
-"""Keep-alives at a steady rate, each of one lease, in our own generator: one process, a few connections."""
+"""Keep-alives at a steady rate, each of one lease, in our own generator: one process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from bench.generators.h2load import varint
 from bench.processes import BenchError
 from bench.stats import Histogram
 
-CONNECTIONS = 16
+CONNECTIONS = 100
+"""As of a hundred programs. Keep-alives of one connection are answered one behind the other: each may wait 40 ms."""
 SETTLE_S = 10.0
 AGAIN_S = 0.01
 

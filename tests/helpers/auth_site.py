@@ -175,7 +175,7 @@ class AuthWire(KvWire):
         )
         self._seen = 0
         Wire.__init__(self, server=HttpServer(self.site, wall_time_s=lambda: 0.0))
-        self.server.serve(self.site, self.site.fast_get, self.site.fast_put)
+        self.server.serve(self.site, self.site.fast_get, self.site.fast_writes)
         self.site.watches.given = self.server.write_streams
         if backend is None:
             add_users(self.backend)

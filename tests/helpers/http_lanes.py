@@ -46,10 +46,11 @@ class Lane(Wire):
 
     def serve(self, fast: Take) -> None:
         """Have this function answer the requests of the fast paths."""
-        for method in ("GET", "PUT"):
-            start = method.encode() + b" /key/"
-            route = FastRoute(start, Request(method, b"", b"", {}, b""), partial(fast, method))
-            setattr(self.server.shared, f"fast_{method.lower()}", route)
+        read, write = (
+            FastRoute(method.encode() + b" /key/", Request(method, b"", b"", {}, b""), partial(fast, method))
+            for method in ("GET", "PUT")
+        )
+        self.server.shared.fast_get, self.server.shared.fast_writes = read, (write,)
 
     def take_fast(self, method: str, request: FastRequest) -> None:
         """Does with it as the handler does with a request that was read."""

@@ -356,7 +356,7 @@ class KvWire(Wire):
         super().__init__(
             server=HttpServer(self.site, limits=limits, knows_host=policy.knows_host, wall_time_s=lambda: 0.0)
         )
-        self.server.serve(self.site, self.site.fast_get, self.site.fast_put)
+        self.server.serve(self.site, self.site.fast_get, self.site.fast_writes)
         self.site.watches.given = self.server.write_streams
 
     async def ask(self, method: str, path: str, body: bytes = b"", *fields: str) -> Answer:

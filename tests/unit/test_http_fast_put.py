@@ -22,7 +22,7 @@ def opened(wire: Lane) -> Lane:
     """A connection that has its lane of writes, on a server that knows headers of these lengths."""
     for body in (b"abc", b"abcd"):
         wire.open(put("/key/a", body))
-    assert (wire.connection._put_lane is not None) == (wire.server.shared.fast_put is not None)
+    assert bool(wire.connection._write_lanes) == bool(wire.server.shared.fast_writes)
     return wire
 
 
@@ -84,7 +84,7 @@ async def test_fast_write_header_that_is_cut_off_waits_for_its_end(last: bytes) 
     assert len(part) == 49 + len("\r\n\r\n") - 1
     for wire in wires:
         wire.open(put("/key/a", b"x" * 49))
-        assert (wire.connection._put_lane is not None) == (wire is wires[0])
+        assert bool(wire.connection._write_lanes) == (wire is wires[0])
         wire.send(part)
         await wire.settle()
         assert (wire.requests, wire.received) == ([], b"")
@@ -113,8 +113,7 @@ async def test_its_value_counts_as_held_until_the_answer() -> None:
 async def test_its_value_is_not_kept_behind_the_answer() -> None:
     wire = opened(Lane())
     wire.send(put("/key/a", b"abc"))
-    lane = wire.connection._put_lane
-    assert lane is not None
+    [lane] = wire.connection._write_lanes
     assert lane.body == b""
 
 
@@ -135,7 +134,7 @@ async def test_a_client_that_leaves_before_its_answer_leaves_nothing() -> None:
     assert wire.server.shared.total.requests == 0
     wire.answer(0)
     assert (wire.received, wire.server.held_bytes) == (b"", 0)
-    assert wire.connection._put_lane is None
+    assert not wire.connection._write_lanes
 
 
 @pytest.mark.parametrize("what", ["bytes", "requests"])
@@ -191,7 +190,7 @@ async def route_of(wire: KvWire) -> KvWire:
     """A connection on which writes of these lengths take the fast path."""
     for body in (b"abc", b"x" * 60) * 3:
         await wire.ask("PUT", "/key/a", body)
-    assert wire.connection._put_lane is not None
+    assert wire.connection._write_lanes
     return wire
 
 
@@ -214,10 +213,10 @@ async def test_a_write_is_answered_as_ever(key: str, fields: tuple[str, ...], st
         wire = KvWire()
         if not fast:
             wire.server.serve(wire.site)
-            wire.connection._put_lane = None
+            wire.connection._write_lanes = ()
         await wire.ask("PUT", "/key/a", b"first")
         answers = [await wire.ask("PUT", f"/key/{key}", b"abc", *fields) for _ in range(5)]
-        assert (wire.connection._put_lane is not None) == fast
+        assert bool(wire.connection._write_lanes) == fast
         assert {answer.status for answer in answers} == {status}
         received.append([(answer.status, answer.headers, answer.body) for answer in answers])
     assert received[0] == received[1]
@@ -285,7 +284,7 @@ async def test_a_second_answer_to_a_write_is_dropped(caplog: pytest.LogCaptureFi
         request.respond(Response(200, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n", b"twice"))
 
     wire.serve(twice)
-    wire.connection._put_lane = None
+    wire.connection._write_lanes = ()
     for _ in range(2):
         wire.send(put("/key/a", b"abc"))
     assert wire.answers[-1].body == b"once"
@@ -302,7 +301,7 @@ async def guarded(max_user_requests: int = 0) -> AuthWire:
     for _ in range(4):
         assert (await wire.ask("PUT", "/key/a", b"abc", bearer("ann"))).status == 200
         assert (await wire.ask("GET", "/key/a", b"", bearer("ann"))).status == 200
-    assert wire.connection._put_lane is not None
+    assert wire.connection._write_lanes
     assert wire.connection._lane is not None
     return wire
 
@@ -334,7 +333,7 @@ async def test_permission_withdrawn_under_way_refuses_a_fast_request(
     wire.backend.hold = True
     wire.send(sent)
     [slot] = wire.connection._queue.slots
-    assert slot in [lane and lane.slot for lane in (wire.connection._lane, wire.connection._put_lane)]
+    assert slot in [lane and lane.slot for lane in (wire.connection._lane, *wire.connection._write_lanes)]
     withdraw(wire.backend)
     with caplog.at_level(logging.WARNING):
         wire.backend.release()

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from syncline.errors import DeadlineExceeded, NotLeader, Rejected, SynclineError
-from syncline.kv.lease_caller import LeaseCaller
+from syncline.kv.lease_caller import GATHER_S, MAX_GATHER_S, LeaseCaller
 from syncline.kv.lease_calls import KeepAlive, LeaseTime, decode_call
 from syncline.kv.lease_rounds import WaitingCall
 from syncline.testing.sim.loop import SimLoop, run_simulation
@@ -117,6 +117,34 @@ def test_lease_caller_on_the_leader_sends_no_message() -> None:
         assert await futures[1] == [LeaseTime(2000, 2000)]
         assert leader.asked == []
         assert not caller._calls_here
+
+    here_trial(scenario)
+
+
+@pytest.mark.parametrize(("every_s", "gather_s", "calls"), [(0.001, MAX_GATHER_S, 25), (0.05, GATHER_S, 20)])
+def test_lease_caller_gathers_for_longer_while_many_come_in(every_s: float, gather_s: float, calls: int) -> None:
+    async def scenario(here: Here, leader: Answering, caller: LeaseCaller) -> None:
+        here.leads = False
+        waits_s: list[float] = []
+        for _second in range(2):
+            leader.asked.clear()
+            for number in range(round(1 / every_s)):
+                started_s = asyncio.get_running_loop().time()
+                future = caller.keep_alive([number], 60.0)
+                future.add_done_callback(
+                    lambda _, since_s=started_s: waits_s.append(asyncio.get_running_loop().time() - since_s)  # type: ignore[misc]
+                )
+                await asyncio.sleep(every_s)
+        assert calls - 2 <= len(leader.asked) <= calls + 2
+        assert max(waits_s) < gather_s + 0.005
+        await asyncio.sleep(1.0)
+        waits_s.clear()
+        for _time in range(2):  # the first one ends the longer time
+            await caller.keep_alive([1], 60.0)
+            await asyncio.sleep(0.1)
+        started_s = asyncio.get_running_loop().time()
+        await caller.keep_alive([1], 60.0)
+        assert asyncio.get_running_loop().time() - started_s < GATHER_S + 0.005
 
     here_trial(scenario)
 

@@ -14,10 +14,14 @@ from syncline.errors import DeadlineExceeded, Dropped, NoLeader, NotLeader, Outc
 from syncline.kv.lease_calls import MAX_CALL_LEASES, KeepAlive, LeaseCall, LeaseTime, TimesLeft, decode_times
 from syncline.kv.lease_rounds import WaitingCall
 
-__all__ = ["LeaseCaller"]
+__all__ = ["GATHER_S", "MAX_GATHER_S", "LeaseCaller"]
 
 GATHER_S: Final = 0.01
-"""Keep-alives wait so long for others: a thousand a second cost the leader a hundred calls. A TTL is seconds long."""
+MAX_GATHER_S: Final = 0.04
+MANY: Final = 4
+"""Keep-alives wait for others for `GATHER_S`. If at least `MANY` have come in that time, the next ones wait twice as
+long, up to `MAX_GATHER_S`. Each call to the leader has a quorum confirm it, which costs as much as many keep-alives. A
+thousand a second cost it 25 calls. A TTL is seconds long."""
 
 ATTEMPT_S: Final = 2.0
 """One call's share of the deadline: the answer of a leader that can't be reached any more may never come."""
@@ -137,11 +141,12 @@ class _CallHere:
 
 
 class LeaseCaller:
-    """Asks the leader about leases, for the callers of one node. Keep-alives wait `gather_s` for others."""
+    """Asks the leader about leases, for the callers of one node. Keep-alives wait for others: `gather_s`, and longer
+    while many come in."""
 
     def __init__(self, raft: AskingHandle, *, gather_s: float = GATHER_S) -> None:
         self._raft = raft
-        self._gather_s = gather_s
+        self._least_gather_s = self._gather_s = gather_s
         self._loop = asyncio.get_running_loop()
         self._gathered: list[_Gathered] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -190,12 +195,20 @@ class LeaseCaller:
     def _gather(self, caller: _Gathered) -> None:
         self._gathered.append(caller)
         if self._timer is None:
-            self._timer = self._loop.call_later(self._gather_s, self._flush)
+            self._timer = self._loop.call_later(self._gather_s, self._gather_time_over)
 
     async def times_left(self, leases: Sequence[int], timeout_s: float) -> list[LeaseTime]:
         """What is left of the time of up to `MAX_CALL_LEASES` leases. Raises what `keep_alive` raises."""
         assert 0 < len(leases) <= MAX_CALL_LEASES
         return list(await self._ask(TimesLeft(tuple(leases)), len(leases), self._loop.time() + timeout_s))
+
+    def _gather_time_over(self) -> None:
+        came = len(self._gathered)
+        if came >= MANY:
+            self._gather_s = min(2 * self._gather_s, MAX_GATHER_S)
+        elif came == 1:
+            self._gather_s = self._least_gather_s
+        self._flush()
 
     def _flush(self) -> None:
         if self._timer is None:

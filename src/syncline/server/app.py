@@ -196,7 +196,7 @@ class KvServer:
         add_saturation_metrics(
             self.metrics, raft, machine, self._http, self._site.watches, self._site.gate.user_requests
         )
-        self._http.serve(self._site.router.handle, self._site.fast_get, self._site.fast_put)
+        self._http.serve(self._site.router.handle, self._site.fast_get, self._site.fast_writes)
         self._site.watches.given = self._http.write_streams
         await tell_credentials(config, needed=machine.auth_flag.on)
 

@@ -142,7 +142,8 @@ class FastKeyRoutes:
     def _put(self, request: FastRequest) -> None:
         key, body = request.argument, request.body
         if (
-            len(key) > self._max_key_bytes
+            not body
+            or len(key) > self._max_key_bytes
             or len(body) > self._max_value_bytes
             or not CONDITIONAL_FIELDS.isdisjoint(request.headers)
         ):

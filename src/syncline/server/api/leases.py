@@ -56,7 +56,7 @@ from syncline.server.http.request import Request
 from syncline.server.http.response import Respond, Response, json_response
 from syncline.server.tasks import Tasks
 
-__all__ = ["LeaseRoutes"]
+__all__ = ["KEEP", "TIMEOUT_S", "LeaseRoutes", "kept_answer"]
 
 LEASE: Final = Text("id", "The id of the lease: 16 hexadecimal digits.", required=True)
 QUERY: Final = Query(TIMEOUT)
@@ -286,8 +286,7 @@ class LeaseRoutes:
             assert error is not None
             respond(self._explain(error))
         elif time.ttl_ms:
-            head, before, after = _kept_form(time.ttl_ms)
-            respond(Response(200, head, b"%s%s%s" % (before, name, after)))
+            respond(Response(200, *kept_answer(name, time.ttl_ms)))
         else:
             respond(self._explain(no_such_lease(int(name, 16))))
 
@@ -329,6 +328,12 @@ class LeaseRoutes:
         return json_response(
             LeasePageReply(store.revision, items, len(book), following), fields=_revision(store.revision)
         )
+
+
+def kept_answer(name: bytes, ttl_ms: int) -> tuple[bytes, bytes]:
+    """Head and body of the answer to a keep-alive of the lease of this name, 16 hexadecimal digits."""
+    head, before, after = _kept_form(ttl_ms)
+    return head, b"%s%s%s" % (before, name, after)
 
 
 @lru_cache(maxsize=64)  # leases of one program have one TTL

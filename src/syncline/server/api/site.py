@@ -26,6 +26,7 @@ from syncline.server.api.errors import error_response, internal_error
 from syncline.server.api.event_feed import EventFeed
 from syncline.server.api.events import EventRoutes
 from syncline.server.api.fast_keys import FastKeyRoutes
+from syncline.server.api.fast_leases import fast_keep_alive
 from syncline.server.api.health import HealthRoutes
 from syncline.server.api.keys import DEFAULT_MAX_KEY_BYTES, DEFAULT_MAX_VALUE_BYTES, KeyRoutes
 from syncline.server.api.leases import LeaseRoutes
@@ -116,7 +117,10 @@ class Site:
         backend.observe(self.watches.changed)
         fast = self._add_key_routes(reads, max_key_bytes, max_value_bytes)
         self.fast_get: FastRoute = fast.get
-        self.fast_put: FastRoute = fast.put
+        self.fast_writes: tuple[FastRoute, ...] = (
+            fast.put,
+            fast_keep_alive(backend, explain=self.explain, handle=self.router.handle),
+        )
         ListingRoutes(backend, reads, gate=gate, explain=self.explain_read).add_to(self.router)
         BackupRoutes(backend, reads, explain=self.explain_read).add_to(self.router)
         self._add_store_routes(reads, max_key_bytes, max_value_bytes)

@@ -13,7 +13,7 @@ A connection is made of these parts; this file puts them together and connects t
 | --- | --- | --- |
 | `state.py` | `Link`, `SlotQueue`, `HeldBytes` | the state, with its invariants |
 | `parser.py` | `RequestReader` | bytes to requests |
-| `shortcuts.py` | `FastGetLane`, `FastPutLane`, `HeaderCache` | past the parser, for requests like those before |
+| `shortcuts.py` | `FastGetLane`, `FastWriteLane`, `HeaderCache` | past the parser, for requests like those before |
 | `input.py` | `Input` | parses as far as the limits allow, pauses the reading |
 | `dispatch.py` | `Dispatcher` | starts requests in their order |
 | `output.py` | `Output` | writes answers in their order, ends the connection |
@@ -50,7 +50,7 @@ from syncline.server.http.parser import ENDED, IDLE, SLICE_BYTES, START, Request
 from syncline.server.http.request import Request
 from syncline.server.http.response import Response
 from syncline.server.http.shared import Shared
-from syncline.server.http.shortcuts import FastGetLane, FastPutLane, LaneParts
+from syncline.server.http.shortcuts import FastGetLane, FastWriteLane, LaneParts
 from syncline.server.http.state import DRAINING, LINGERING, HeldBytes, Link, Slot, SlotQueue
 from syncline.server.http.time_limits import TimeLimits
 from syncline.server.http2.frames import PREFACE
@@ -72,13 +72,13 @@ class HttpConnection(asyncio.Protocol):
         "_lane",
         "_link",
         "_output",
-        "_put_lane",
         "_queue",
         "_reader",
         "_register",
         "_shared",
         "_time_limits",
         "_unregister",
+        "_write_lanes",
     )
 
     def __init__(
@@ -100,7 +100,7 @@ class HttpConnection(asyncio.Protocol):
         self._input = Input(shared, link, queue, held, reader, self._dispatcher, output)
         self._time_limits = TimeLimits(shared.limits, link, queue, reader, now_s=shared.now_s, refuse=self._refuse)
         self._lane: FastGetLane | None = None
-        self._put_lane: FastPutLane | None = None
+        self._write_lanes: tuple[FastWriteLane, ...] = ()
         """Each is opened by the first request that could have taken it."""
         self._first = b""
         """The first bytes, as long as they may become the preface of HTTP/2."""
@@ -119,7 +119,8 @@ class HttpConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - a client may leave as it likes
         self._link.transport = None
         self._link.unparsed = b""
-        self._lane = self._put_lane = None
+        self._lane = None
+        self._write_lanes = ()
         self._reader.phase = ENDED
         self._output.lost()
         self._queue.clear(self._shared.total)
@@ -165,12 +166,14 @@ class HttpConnection(asyncio.Protocol):
             reader.messages += 1
             self._dispatcher.start_fast(lane)
             return
-        put_lane, is_short = self._put_lane, len(data) <= SLICE_BYTES
-        if put_lane is not None and is_short and put_lane.take(data):
-            reader.messages += 1
-            self._dispatcher.start_fast_put(put_lane)
-            return
-        request = self._shared.header_cache.read(data) if is_short else None
+        request = None
+        if len(data) <= SLICE_BYTES:
+            for write_lane in self._write_lanes:
+                if write_lane.take(data):
+                    reader.messages += 1
+                    self._dispatcher.start_fast_write(write_lane)
+                    return
+            request = self._shared.header_cache.read(data)
         if request is None:
             self._input.offer(data)
             return
@@ -182,8 +185,8 @@ class HttpConnection(asyncio.Protocol):
         if request.method == "GET":
             if lane is None and not request.query:
                 self._open_get_lane(request, data)
-        elif put_lane is None and request.method == "PUT":
-            self._open_put_lane()
+        else:
+            self._open_write_lane(data)
         if not self._dispatcher.has_room():
             link.pause_reading()
 
@@ -229,10 +232,13 @@ class HttpConnection(asyncio.Protocol):
         if (end := FastGetLane.end_of(request, data)) is not None:
             self._lane = FastGetLane(route, self._lane_parts(self._output.found), end, request.headers)
 
-    def _open_put_lane(self) -> None:
-        route = self._shared.fast_put
-        if route is not None and not self._link.is_extra:
-            self._put_lane = FastPutLane(route, self._lane_parts(self._output.written), self._shared.header_cache.find)
+    def _open_write_lane(self, data: bytes) -> None:
+        for route in self._shared.fast_writes:
+            if data.startswith(route.start) and not self._link.is_extra:
+                if all(lane.start != route.start for lane in self._write_lanes):
+                    parts = self._lane_parts(self._output.written)
+                    self._write_lanes += (FastWriteLane(route, parts, self._shared.header_cache.find),)
+                return
 
     def _lane_parts(self, found: Callable[[Slot, bytes, bytes], None]) -> LaneParts:
         shared = self._shared

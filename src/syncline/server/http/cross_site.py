@@ -49,6 +49,8 @@ _ALL: Final = b"GET, HEAD, PUT, POST, DELETE"
 _READING: Final = b"GET, HEAD"
 _PREFLIGHT_S: Final = 600
 """How long a browser may remember what a preflight said: Chromium takes two hours at most, Firefox a day."""
+_FREQUENT: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+"""Loopback names that need not be parsed for each request."""
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -68,7 +70,8 @@ class CrossSitePolicy:
     ) -> None:
         allowed = frozenset(host.lower() for host in allowed_hosts)
         self._any_host = ANY in allowed or not (loopback or allowed)
-        self._hosts = allowed | frozenset(host.lower() for host in own_hosts if host)
+        own = frozenset(host.lower() for host in own_hosts if host)
+        self._hosts = _FREQUENT | allowed | own
         origins = frozenset(origin.lower().rstrip("/") for origin in allowed_origins)
         self._any_origin = ANY in origins
         self._origins = origins
@@ -91,10 +94,11 @@ class CrossSitePolicy:
     def knows_host(self, headers: Mapping[bytes, bytes]) -> bool:
         """Whether a request with this header is asked under a name that this server has."""
         name = host_name(headers.get(b"host", b""))
-        return self._is_own(name) or ("." not in name and ":" not in name and _OF_BROWSERS.isdisjoint(headers))
-
-    def _is_own(self, name: str) -> bool:
-        return self._any_host or not name or name in self._hosts or _is_loopback_name(name)
+        if self._any_host or not name or name in self._hosts:
+            return True
+        if "." in name or ":" in name:
+            return _is_loopback_name(name)
+        return _OF_BROWSERS.isdisjoint(headers)
 
     def _check_host(self, headers: Mapping[bytes, bytes]) -> None:
         if self.knows_host(headers):

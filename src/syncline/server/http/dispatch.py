@@ -120,7 +120,7 @@ class Dispatcher:
         if queue.in_flight >= shared.limits.max_in_flight:
             self._link.pause_reading()
 
-    def start_fast_put(self, lane: FastLane) -> None:
+    def start_fast_write(self, lane: FastLane) -> None:
         """The same for a request with a body."""
         self._held.hold(lane.slot, len(lane.body))
         self.start_fast(lane)

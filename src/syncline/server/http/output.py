@@ -157,7 +157,7 @@ class Output:
         transport.write(b"".join((head, shared.tail, body)))
 
     def written(self, slot: Slot, head: bytes, body: bytes) -> None:
-        """The same of the PUT fast path, whose requests have a body."""
+        """The same of the fast paths of writes, whose requests may have a body."""
         if self._link.transport is not None:  # else all that the connection held is forgotten
             self._held.release(slot)
         self.found(slot, head, body)

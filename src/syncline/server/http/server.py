@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from email.utils import formatdate
 from typing import Final, Protocol
 
@@ -94,11 +94,11 @@ class HttpServer:
         self._empty: asyncio.Future[None] | None = None
         self._tell_date()
 
-    def serve(self, handler: Handler, fast_get: FastRoute | None = None, fast_put: FastRoute | None = None) -> None:
+    def serve(self, handler: Handler, fast_get: FastRoute | None = None, fast_writes: Sequence[FastRoute] = ()) -> None:
         """From now on, give requests to this handler, and those that take a fast path to its route."""
         self.shared.handler = handler
         self.shared.fast_get = fast_get
-        self.shared.fast_put = fast_put
+        self.shared.fast_writes = fast_writes
 
     def offer_http2(self, application: Application, limits: Http2Limits | None = None) -> None:
         """From now on, give the streams of clients that speak HTTP/2 to this application."""

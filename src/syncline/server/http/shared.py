@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 from syncline.server.http.large_answers import Flushable, Making
@@ -42,7 +42,7 @@ class Shared:
         "clock",
         "closed",
         "fast_get",
-        "fast_put",
+        "fast_writes",
         "flush_later",
         "handler",
         "header_cache",
@@ -80,7 +80,7 @@ class Shared:
         """Flushes a connection at the end of the turn, together with all others."""
         self.header_cache: HeaderCache = HeaderCache(limits.max_url_bytes, knows_host)
         self.fast_get: FastRoute | None = None
-        self.fast_put: FastRoute | None = None
+        self.fast_writes: Sequence[FastRoute] = ()
         """The routes with a fast path, if the handler has some: set together with it."""
         self.http2: Callable[[Http2Candidate, asyncio.Transport, bytes], None] | None = None
         """Takes over a connection whose first bytes are the preface of HTTP/2, if that is offered or explained."""

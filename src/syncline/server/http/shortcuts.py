@@ -7,17 +7,17 @@ already accepted. Each is worth more than a tenth of a read's or a write's proce
 `HttpConnection.data_received` asks them in this order, and only for a connection at rest: its parser is between two
 requests, no answer is outstanding, and reading is not paused.
 
-|  | GET fast path (`FastGetLane.take`) | PUT fast path (`FastPutLane.take`) | header cache (`HeaderCache.read`) |
+|  | fast path of reads (`FastGetLane.take`) | of writes (`FastWriteLane.take`) | header cache (`HeaderCache.read`) |
 | --- | --- | --- | --- |
-| takes | a GET of one key with the header that opened the lane | a PUT of one key | any whole request |
+| takes | a GET of a key with the header that opened the lane | a PUT of a key, a keep-alive | any whole request |
 | connection | at rest | at rest | at rest |
 | size of the whole | at most `max_url_bytes` | as the header cache | at most `SLICE_BYTES`; target: `max_url_bytes` |
-| method | GET | PUT | GET, PUT, POST, DELETE |
+| method | GET | PUT or POST, by the route | GET, PUT, POST, DELETE |
 | target | the route's start, then plain signs, no query | the same | begins with `/`; no byte that needs an escape |
 | header | the lane's bytes | one that the header cache knows | bytes that were read twice, on any connection |
-| body | none | as long as the header says, not empty | as long as the header says |
-| memory and requests of all clients | below the limits | the same, with the value | checked when the request starts |
-| gives | the key, to the route's own function | key and value, to the same | a `Request`, to the handler |
+| body | none | as long as the header says | as long as the header says |
+| memory and requests of all clients | below the limits | the same, with the body | checked when the request starts |
+| gives | the key, to the route's function | the rest of the path, and the body | a `Request`, to the handler |
 
 The strict parser takes all else, and gives a `Request` to the handler.
 
@@ -26,7 +26,7 @@ The strict parser takes all else, and gives a `Request` to the handler.
 | unknown | not seen, or not kept | no lane |
 | seen once | its bytes are kept | - |
 | learned | plain: its fields are kept. Not plain: that is kept, and the parser reads it each time | - |
-| open | - | the cache has read such a GET or PUT. The lane of GET keeps what followed its target |
+| open | - | the cache has read a request of the route. The lane of reads keeps what followed its target |
 
 Invariant: a request by a shortcut is the one that the strict parser makes of the same bytes. Its answer is the one that
 the ordinary route gives. Order, limits, counts and time limits are the same.
@@ -37,8 +37,8 @@ Why the cache reads the same. A header is kept only if it consists of plain line
 see its end, and the body's, at the same byte. The parser must also have kept the connection, and no field may change
 how the message is read. What the parser makes of such lines depends on nothing before them, since the request lines
 that are taken here are all of one kind. Why the fast path answers the same: the lane's header is a cached one without a
-condition or a body, and a plain target has no second reading. A write's header may say more: then the route's function
-gives the request to the handler.
+condition or a body, and a plain target has no second reading. Another header or path may say more: then the route's
+function gives the request to the handler.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ __all__ = [
     "CONDITIONS",
     "FastGetLane",
     "FastLane",
-    "FastPutLane",
     "FastRequest",
     "FastRoute",
+    "FastWriteLane",
     "HeaderCache",
     "LaneParts",
     "is_plain",
@@ -179,7 +179,7 @@ class FastRequest(Protocol):
     """One request, until it is answered: the connection's next one uses the same object. Answer it exactly once."""
 
     argument: bytes
-    """What the path has behind the pattern's fixed part."""
+    """What the path has behind the route's `start`."""
     headers: Mapping[bytes, bytes]
     """The fields."""
     body: bytes
@@ -221,7 +221,6 @@ class FastLane:
         "_begin",
         "_max_url_bytes",
         "_request",
-        "_start",
         "_total",
         "argument",
         "body",
@@ -231,10 +230,11 @@ class FastLane:
         "origin",
         "respond",
         "slot",
+        "start",
     )
 
     def __init__(self, route: FastRoute, parts: LaneParts) -> None:
-        self._start = route.start
+        self.start: bytes = route.start
         self._begin = len(route.start)
         """Where the argument begins in the data."""
         self._max_url_bytes = parts.max_url_bytes
@@ -276,7 +276,7 @@ class FastGetLane(FastLane):
 
         The connection is at rest.
         """
-        if not data.startswith(self._start) or len(data) > self._max_url_bytes:
+        if not data.startswith(self.start) or len(data) > self._max_url_bytes:
             return False
         argument = data[self._argument]
         total = self._total
@@ -287,8 +287,9 @@ class FastGetLane(FastLane):
         return True
 
 
-class FastPutLane(FastLane):
-    """The fast path of writes. `find` is that of the header cache: a client has a header for each length of a value."""
+class FastWriteLane(FastLane):
+    """The fast path of a route that may have a body. `find` is that of the header cache: a client has a header for each
+    length of a body."""
 
     __slots__ = ("_find",)
 
@@ -297,12 +298,12 @@ class FastPutLane(FastLane):
         self._find = find
 
     def take(self, data: bytes) -> bool:
-        """Whether `data`, at most `SLICE_BYTES`, is a request of this lane; then `argument` is its key and `body` its
-        value.
+        """Whether `data`, at most `SLICE_BYTES`, is a request of this lane; then `argument` is what follows the route's
+        start, and `body` its body.
 
         The connection is at rest.
         """
-        if not data.startswith(self._start):
+        if not data.startswith(self.start):
             return False
         end = data.find(b" ", self._begin)  # as `HeaderCache.read` splits it
         blank = data.find(_BLANK_LINE, end)
@@ -310,7 +311,7 @@ class FastPutLane(FastLane):
         if known is None or blank < 0:  # a header without its end is a known one and one more byte, by chance
             return False
         body, argument = data[blank + 4 :], data[self._begin : end]
-        if not body or len(body) != known.body_bytes or end > self._max_url_bytes or not is_plain(argument):
+        if len(body) != known.body_bytes or end > self._max_url_bytes or not is_plain(argument):
             return False
         total = self._total
         if total.bytes + len(body) > total.limit_bytes or total.requests >= total.max_requests:

@@ -256,7 +256,7 @@ class SimServer:
         """Listen for clients on the simulated network, with the server's own parser and routes."""
         clock = asyncio.get_running_loop().time
         http = HttpServer(site.router.handle, clock=clock, wall_time_s=clock)
-        http.serve(site.router.handle, site.fast_get, site.fast_put)
+        http.serve(site.router.handle, site.fast_get, site.fast_writes)
         site.watches.given = http.write_streams
         await http.start(self.host, self.name, HTTP_PORT)
 
