@@ -8,6 +8,7 @@ from typing import NoReturn
 import pytest
 
 from syncline.errors import NoLeader
+from syncline.kv.store import KeyStore
 from syncline.server.http.limits import HttpLimits
 from syncline.server.http.parser import SLICE_BYTES
 from syncline.server.http.response import Response
@@ -408,6 +409,25 @@ async def test_fast_requests_that_fail_at_once_are_not_counted(monkeypatch: pyte
     for method in ("PUT", "GET"):
         answer = await wire.ask(method, "/key/a", b"abc" if method == "PUT" else b"", bearer("ann"))
         assert (answer.status, error_in(answer)["code"]) == (503, "no_leader")
+    assert wire.site.gate.user_requests.running == {}
+
+
+@pytest.mark.parametrize("failing", [1, 0])
+async def test_fast_read_of_a_user_that_fails_late_is_counted_no_more(
+    failing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = await guarded(max_user_requests=2)
+    wire.backend.hold = bool(failing)
+
+    def fails(*_: object) -> NoReturn:
+        raise ValueError("a fault")
+
+    monkeypatch.setattr(KeyStore, "get", fails)
+    wire.send(get("/key/a", "Content-Length: 0", bearer("ann")))
+    while wire.backend.held:
+        wire.backend.release()
+    await wire.settle()
+    assert wire.next_answer().status == 500
     assert wire.site.gate.user_requests.running == {}
 
 

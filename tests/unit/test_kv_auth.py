@@ -51,7 +51,9 @@ from syncline.kv.commands import (
     authorised,
     decode_command,
     encode_command,
+    encode_user_put,
 )
+from syncline.kv.limits import MAX_KEY_BYTES, MAX_VALUE_BYTES
 from syncline.kv.machine import KvMachine
 from syncline.kv.store import KeyStore
 from syncline.node.fsm import Entry
@@ -539,6 +541,20 @@ def test_authorised_command_is_the_bytes_of_its_command_with_a_head() -> None:
     assert encode_command(Authorised("ann", b"8 bytes.", 7, Put(b"k", b"v", 0))) is not None
     with pytest.raises(Rejected):
         decode_command(authorised(data, "ann", b"", 7))
+
+
+@pytest.mark.parametrize("size", [0, 1, 31, 32, 300, MAX_VALUE_BYTES])
+def test_put_of_a_user_is_encoded_as_in_two_steps(size: int) -> None:
+    for key in (b"k", b"k" * MAX_KEY_BYTES):
+        token = b"8 bytes."
+        made = encode_user_put(key, bytes(size), "ann", token, 7)
+        assert made == authorised(encode_command(Put(key, bytes(size))), "ann", token, 7)
+
+
+@pytest.mark.parametrize(("key", "size"), [(b"k" * (MAX_KEY_BYTES + 1), 1), (b"k", MAX_VALUE_BYTES + 1)])
+def test_put_of_a_user_that_no_log_takes_is_refused(key: bytes, size: int) -> None:
+    with pytest.raises((TooLarge, ValueError)):
+        encode_user_put(key, bytes(size), "ann", b"", 7)
 
 
 def test_flag_is_on_before_the_users_of_a_snapshot_are_there() -> None:

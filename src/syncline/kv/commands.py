@@ -80,6 +80,7 @@ __all__ = [
     "decode_command",
     "encode_command",
     "encode_put",
+    "encode_user_put",
     "frees_space",
 ]
 
@@ -360,6 +361,15 @@ def encode_put(key: bytes, value: bytes) -> bytes:
     if 0 < len(key) <= MAX_KEY_BYTES and len(value) <= MAX_VALUE_BYTES:
         return _encoder.encode((0, key, value))
     return encode_command(Put(key, value))
+
+
+def encode_user_put(key: bytes, value: bytes, user: str, token: bytes, revision: int) -> bytes:
+    """`authorised` of an encoded `Put` with nothing but a key and a value, in one step. Raises `TooLarge`."""
+    if 0 < len(key) <= MAX_KEY_BYTES and len(value) <= MAX_VALUE_BYTES:
+        data = _encoder.encode((25, user, token, revision, (0, key, value)))
+        if len(data) <= MAX_COMMAND_BYTES:
+            return data
+    return authorised(encode_command(Put(key, value)), user, token, revision)
 
 
 def authorised(command: bytes, user: str, token: bytes, revision: int) -> bytes:

@@ -13,6 +13,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from syncline.kv.auth.permissions import UserPermissions
 from syncline.kv.commands import encode_put
 from syncline.kv.records import PutAnswer
 from syncline.kv.serving.reads import DEFAULT_TIMEOUT_S, ConfirmedReads
@@ -56,6 +57,7 @@ class FastKeyRoutes:
         self._leader = LeaderField(backend)
         self._gate = gate
         self._auth = gate.flag
+        self._users = gate.user_requests
         self._handle = handle
         self._max_key_bytes = max_key_bytes
         self._max_value_bytes = max_value_bytes
@@ -84,36 +86,35 @@ class FastKeyRoutes:
             self._handle(_ordinary("GET", request), request.respond)
             return
         try:
-            end = self._gate.user_requests.begin(principal.user, 0)
+            self._users.start(principal.user, 0)
         except RequestError as refusal:
             request.respond(refusal.response())
             return
-        read = (request, key, principal, end)
+        read = (request, principal, principal.looked_up)
         try:
             self._reads.within(DEFAULT_TIMEOUT_S, self._read_guarded, read, request.respond)
         except Exception as error:  # noqa: BLE001 - becomes the answer, as in the router
-            if end is not None:
-                end()
+            self._users.ended(principal.user, 0)
             request.respond(self._explain_read(error))
 
     def _read_guarded(
         self,
-        read: tuple[FastRequest, bytes, Principal, Callable[[], None] | None],
+        read: tuple[FastRequest, Principal, UserPermissions | None],
         respond: Respond,
         error: BaseException | None,
     ) -> None:
-        request, key, principal, end = read
-        if end is not None:
-            end()
-        if error is None and self._auth.on:
+        request, principal, permissions = read
+        self._users.ended(principal.user, 0)
+        try:
             # Another request of the user may have looked the permissions up again since: they are not changed then, and
             # need not be those by which this read was let in.
-            found = principal.unchanged()
-            if found is None or not found.readable.has_key(key):
-                error = principal.read_refusal(key, key + b"\0")
-            if error is not None:
-                respond = self._noting(self.get, request, key, principal)
-        self._read(request, respond, error)
+            if error is None and self._auth.on and principal.unchanged() is not permissions:
+                error = principal.read_refusal(request.argument, request.argument + b"\0")
+                if error is not None:
+                    respond = self._noting(self.get, request, principal)
+            self._read(request, respond, error)
+        except Exception as fault:  # noqa: BLE001 - becomes the answer: it is counted no more
+            respond(internal_error(fault))
 
     def _read_open(self, request: FastRequest, respond: Respond, error: BaseException | None) -> None:
         if self._auth.on and error is None:
@@ -132,9 +133,9 @@ class FastKeyRoutes:
         value = record.value
         request.found(FOUND % (record.mod_revision, store.revision, self._leader.line, len(value)), value)
 
-    def _noting(self, route: FastRoute, request: FastRequest, key: bytes, principal: Principal) -> Respond:
+    def _noting(self, route: FastRoute, request: FastRequest, principal: Principal) -> Respond:
         """Where to answer a request of a user that may be refused: a refusal goes into the audit log."""
-        noted = replace(route.request, argument=key, origin=request.origin, principal=principal)
+        noted = replace(route.request, argument=request.argument, origin=request.origin, principal=principal)
         return partial(self._gate.answer, noted, request.respond)
 
     # --- writing
@@ -165,33 +166,24 @@ class FastKeyRoutes:
         if principal is None:
             self._handle(_ordinary("PUT", request), request.respond)
             return
+        size_bytes = len(b"/key/") + len(key) + len(body)
         try:
-            end = gate.user_requests.begin(principal.user, len(b"/key/") + len(key) + len(body))
+            self._users.start(principal.user, size_bytes)
         except RequestError as refusal:
             request.respond(refusal.response())
             return
-        then = partial(self._written_guarded, request, key, principal, end)
+        then = partial(self._written_guarded, request, principal, size_bytes)
         try:
             self._backend.propose(principal.authorised_put(key, body), DEFAULT_TIMEOUT_S, then)
         except Exception as error:  # noqa: BLE001 - becomes the answer, as in the router
-            if end is not None:
-                end()
+            self._users.ended(principal.user, size_bytes)
             request.respond(self._explain(error))
 
     def _written_guarded(
-        self,
-        request: FastRequest,
-        key: bytes,
-        principal: Principal,
-        end: Callable[[], None] | None,
-        result: object,
-        error: BaseException | None,
+        self, request: FastRequest, principal: Principal, size_bytes: int, result: object, error: BaseException | None
     ) -> None:
-        if end is not None:
-            end()
-        respond = request.respond
-        if error is not None:
-            respond = self._noting(self.put, request, key, principal)
+        self._users.ended(principal.user, size_bytes)
+        respond = request.respond if error is None else self._noting(self.put, request, principal)
         self._written(request, respond, result, error)
 
     def _written(self, request: FastRequest, respond: Respond, result: object, error: BaseException | None) -> None:

@@ -368,7 +368,7 @@ class AccessGate:
             expires_ms=expires_ms,
             verified=verified,
             backend=self._backend,
-            wall_ms=self.wall_ms,
+            wall=self._wall,
         )
         while len(self._known) >= MAX_KNOWN:
             del self._known[next(iter(self._known))]

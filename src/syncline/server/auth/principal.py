@@ -6,6 +6,7 @@ The permissions are kept for as long as the auth revision stays. So a check cost
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -20,7 +21,7 @@ from syncline.kv.auth.checks import (
 from syncline.kv.auth.flag import AuthFlag
 from syncline.kv.auth.permissions import UserPermissions
 from syncline.kv.auth.state import AuthState
-from syncline.kv.commands import BatchOperation, Put, authorised, decode_command, encode_put
+from syncline.kv.commands import BatchOperation, Put, authorised, decode_command, encode_user_put
 from syncline.kv.store import KeyStore
 from syncline.sessions.entries import OnceKey
 
@@ -73,16 +74,17 @@ def _needed_now() -> Unauthenticated:
 
 
 class Principal:
-    """The user behind a credential. `wall_ms` gives the time since 1970."""
+    """The user behind a credential. `wall` gives the time since 1970 in seconds."""
 
     __slots__ = (
         "_auth",
         "_backend",
-        "_permissions",
+        "_expires_s",
         "_revision",
-        "_wall_ms",
+        "_wall",
         "by_password",
         "expires_ms",
+        "looked_up",
         "token",
         "user",
         "verified",
@@ -96,7 +98,7 @@ class Principal:
         expires_ms: int,
         verified: int,
         backend: StoreOwner,
-        wall_ms: Callable[[], float],
+        wall: Callable[[], float],
     ) -> None:
         self.user: str = user
         self.token: bytes = token
@@ -107,22 +109,24 @@ class Principal:
         self.verified: int = verified
         """The auth revision at which the credential was checked."""
         self._backend = backend
-        self._wall_ms = wall_ms
+        self._wall = wall
+        self._expires_s = expires_ms / 1000 if expires_ms else math.inf
         self._revision = -1
         self._auth: AuthState | None = None
-        self._permissions: UserPermissions | None = None
+        self.looked_up: UserPermissions | None = None
+        """What `permissions` has found last. It never changes: it is replaced when a user or a role was changed."""
 
     @property
     def permissions(self) -> UserPermissions:
         """What the user may do now. Raises `Unauthenticated` if the credential is not good any more."""
-        if self.expires_ms and self._wall_ms() >= self.expires_ms:
+        if self._wall() >= self._expires_s:
             raise Unauthenticated("the token has expired")
         auth = self._backend.store.auth
-        found = self._permissions
+        found = self.looked_up
         if found is None or self._revision != auth.revision or self._auth is not auth:
             if not auth.is_valid(self.user, self.token, self.verified):
                 raise Unauthenticated("the user, its password or the token was changed or removed")
-            found = self._permissions = auth.permissions(self.user)
+            found = self.looked_up = auth.permissions(self.user)
             self._revision, self._auth = auth.revision, auth
         return found
 
@@ -151,7 +155,7 @@ class Principal:
         auth = self._backend.store.auth
         if self._revision != auth.revision or self._auth is not auth:
             return None
-        return self._permissions if not self.expires_ms or self._wall_ms() < self.expires_ms else None
+        return self.looked_up if self._wall() < self._expires_s else None
 
     def check_key_readable(self, key: bytes) -> None:
         """`check_read` for one key."""
@@ -193,7 +197,7 @@ class Principal:
 
     def authorised_put(self, key: bytes, value: bytes) -> bytes:
         """`authorised` for a plain put of a key that `unchanged` lets it write."""
-        return authorised(encode_put(key, value), self.user, self.token, self._revision)
+        return encode_user_put(key, value, self.user, self.token, self._revision)
 
     def scoped(self, key: OnceKey) -> OnceKey:
         """The key of a command that takes effect once, apart from the same text of other users."""

@@ -58,6 +58,19 @@ class UserRequests:
         self._check(user, size_bytes)
         return _CountedAnswer(self, user, size_bytes, _nowhere).end
 
+    def start(self, user: str, size_bytes: int) -> None:
+        """Count a request until `ended`, which must be called once: the shorter way, for the fast paths.
+
+        Raises:
+            RequestError: the user has too many (429, `limit`).
+        """
+        running = self.running.get(user, 0)
+        if running:  # one is taken in any case
+            self._check(user, size_bytes)
+        self.running[user] = running + 1
+        if size_bytes:
+            self.proposed_bytes[user] = self.proposed_bytes.get(user, 0) + size_bytes
+
     def _check(self, user: str, size_bytes: int) -> None:
         if self.limit and self.running.get(user, 0) >= self.limit:
             text = f"{self.limit} requests of the user {user} are being answered by this node; nothing was done"
@@ -78,7 +91,11 @@ class UserRequests:
 
     def ended(self, user: str, size_bytes: int) -> None:
         """Count it no more."""
-        _subtract(self.running, user, 1)
+        left = self.running[user] - 1
+        if left:
+            self.running[user] = left
+        else:
+            del self.running[user]
         if size_bytes:
             _subtract(self.proposed_bytes, user, size_bytes)
 
