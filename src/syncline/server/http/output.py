@@ -343,8 +343,10 @@ class Output:
         self._stream = None
         self._link.reads_ahead = False
         for slot in self._queue.slots:
-            if slot.answer is not None:
-                _drop(slot.answer)
+            if (answer := slot.answer) is not None:
+                # The collector knows neither slots nor answers: it would never find a source that refers to its slot.
+                slot.answer = GIVEN
+                _drop(answer)
 
     def check(self) -> None:
         """Assert the invariants."""
