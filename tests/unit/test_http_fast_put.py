@@ -12,7 +12,7 @@ from syncline.kv.store import KeyStore
 from syncline.server.http.limits import HttpLimits
 from syncline.server.http.parser import SLICE_BYTES
 from syncline.server.http.response import Response
-from syncline.server.http.shortcuts import FastRequest
+from syncline.server.http.shortcuts import FastRequest, FastWriteLane
 from tests.helpers.auth_site import LONG_MS, AuthWire, add_users, bearer, grant, withdraw
 from tests.helpers.http_lanes import SMALL, Lane
 from tests.helpers.http_wire import Wire, get, put
@@ -436,3 +436,26 @@ async def test_fast_write_needs_credentials_that_came_after_its_lane() -> None:
     add_users(wire.backend)
     for _ in range(4):
         assert (await wire.ask("PUT", "/key/a", b"abc")).status == 401
+
+
+async def test_late_second_answer_to_a_passed_on_request_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    """What the ordinary way is given has a slot of its own: the connection's next request is not answered by it."""
+    wire = opened(Lane(hold=True))
+
+    def passes_on(_: str, request: FastRequest) -> None:
+        wire.hold(*request.ordinary())
+
+    wire.serve(passes_on)
+    wire.connection._write_lanes = ()
+    for _ in range(3):
+        wire.send(put("/key/a", b"abc"))
+        wire.answer(-1, b"right")
+    lanes: list[FastWriteLane] = [*wire.connection._write_lanes]
+    wire.send(put("/key/a", b"abc"))
+    wire.answer(-2, b"wrong")
+    lanes[0].respond(Response(200, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n", b"wrong"))
+    wire.connection.check()
+    wire.answer(-1, b"right")
+    assert [answer.body for answer in wire.answers[-4:]] == [b"right"] * 4
+    assert caplog.text.count("answered twice") == 2
+    assert (wire.server.held_bytes, wire.server.shared.total.requests) == (0, 0)

@@ -68,7 +68,7 @@ class FastKeyRoutes:
 
     def _get(self, request: FastRequest) -> None:
         if len(request.argument) > self._max_key_bytes:
-            self._handle(_ordinary("GET", request), request.respond)
+            self._handle(*request.ordinary())
             return
         if self._auth.on:
             self._get_guarded(request)
@@ -83,7 +83,7 @@ class FastKeyRoutes:
         key = request.argument
         principal = self._gate.known_reader(request.headers.get(b"authorization"), key)
         if principal is None:
-            self._handle(_ordinary("GET", request), request.respond)
+            self._handle(*request.ordinary())
             return
         try:
             self._users.start(principal.user, 0)
@@ -148,7 +148,7 @@ class FastKeyRoutes:
             or len(body) > self._max_value_bytes
             or not CONDITIONAL_FIELDS.isdisjoint(request.headers)
         ):
-            self._handle(_ordinary("PUT", request), request.respond)
+            self._handle(*request.ordinary())
             return
         if self._auth.on:
             self._put_guarded(request)
@@ -164,7 +164,7 @@ class FastKeyRoutes:
         key, body, gate = request.argument, request.body, self._gate
         principal = gate.known_writer(request.headers.get(b"authorization"), key)
         if principal is None:
-            self._handle(_ordinary("PUT", request), request.respond)
+            self._handle(*request.ordinary())
             return
         size_bytes = len(b"/key/") + len(key) + len(body)
         try:
@@ -197,8 +197,3 @@ class FastKeyRoutes:
             request.found(WRITTEN % (revision, revision, self._leader.line, len(body)), body)
         except Exception as fault:  # noqa: BLE001 - as in `answering`: the request must have an answer
             respond(internal_error(fault))
-
-
-def _ordinary(method: str, request: FastRequest) -> Request:
-    """The request, for the ordinary way."""
-    return Request(method, b"/key/" + request.argument, b"", request.headers, request.body, origin=request.origin)

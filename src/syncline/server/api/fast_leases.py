@@ -27,7 +27,6 @@ from syncline.server.http.shortcuts import FastRequest, FastRoute
 
 __all__ = ["fast_keep_alive"]
 
-START: Final = b"/lease/"
 _KEPT: Final = re.compile(rb"([0-9a-f]{16})/keepalive").fullmatch
 
 
@@ -38,19 +37,19 @@ def fast_keep_alive(backend: Backend, *, explain: Explain, handle: Callable[[Req
     def keep(request: FastRequest) -> None:
         path = _KEPT(request.argument)
         if path is None or request.body or auth.on or not CONDITIONAL_FIELDS.isdisjoint(request.headers):
-            handle(_ordinary(request), request.respond)
+            handle(*request.ordinary())
             return
         name = path[1]
         lease = int(name, 16)
         if not 0 < lease <= MAX_LEASE_ID:
-            handle(_ordinary(request), request.respond)
+            handle(*request.ordinary())
             return
         try:
             backend.lease_calls.keep_alive_then(lease, TIMEOUT_S, partial(_kept, request, explain, name))
         except Exception as error:  # noqa: BLE001 - becomes the answer, as in the router
             request.respond(explain(error))
 
-    return FastRoute(b"POST " + START, Request("POST", b"", b"", {}, b"", route=f"POST {KEEP.pattern}"), keep)
+    return FastRoute(b"POST /lease/", Request("POST", b"", b"", {}, b"", route=f"POST {KEEP.pattern}"), keep)
 
 
 def _kept(
@@ -66,8 +65,3 @@ def _kept(
             request.respond(explain(no_such_lease(int(name, 16))))
     except Exception as fault:  # noqa: BLE001 - as in `answering`: the request must have an answer
         request.respond(internal_error(fault))
-
-
-def _ordinary(request: FastRequest) -> Request:
-    """The request, for the ordinary way."""
-    return Request("POST", START + request.argument, b"", request.headers, request.body, origin=request.origin)

@@ -106,7 +106,7 @@ class Dispatcher:
 
     def start_fast(self, lane: FastLane) -> None:
         """Call the handler of a request that its lane has taken. It is alone on the connection."""
-        queue, slot = self._queue, lane.slot
+        queue, slot, respond = self._queue, lane.slot, lane.respond  # the handler may give them away
         queue.slots.append(slot)
         queue.in_flight += 1
         shared = self._shared
@@ -116,7 +116,7 @@ class Dispatcher:
         try:
             lane.handler(lane)
         except Exception as error:  # noqa: BLE001 - one request's fault must not end the others'
-            _handler_failed(slot, lane.respond, error)
+            _handler_failed(slot, respond, error)
         if queue.in_flight >= shared.limits.max_in_flight:
             self._link.pause_reading()
 

@@ -54,7 +54,7 @@ from syncline.server.http.fields import UNUSUAL_FIELDS
 from syncline.server.http.limits import KIB
 from syncline.server.http.request import ClientOrigin, Request
 from syncline.server.http.response import Respond, Response
-from syncline.server.http.state import Slot, TotalBytes
+from syncline.server.http.state import GIVEN, Slot, TotalBytes
 
 __all__ = [
     "CONDITIONS",
@@ -191,6 +191,13 @@ class FastRequest(Protocol):
         """Answer 200, with a head and a body as those of a `Response`."""
         ...
 
+    def ordinary(self) -> tuple[Request, Respond]:
+        """The request that the strict parser would have made, and where to answer it: for the ordinary way.
+
+        Nothing of this object is used for it from then on. Metrics, traces and logs name the route that it has found.
+        """
+        ...
+
 
 class FastRoute(msgspec.Struct, frozen=True):
     """A route that has a fast path."""
@@ -220,6 +227,8 @@ class FastLane:
     __slots__ = (
         "_begin",
         "_max_url_bytes",
+        "_parts",
+        "_path",
         "_request",
         "_total",
         "argument",
@@ -237,6 +246,9 @@ class FastLane:
         self.start: bytes = route.start
         self._begin = len(route.start)
         """Where the argument begins in the data."""
+        self._path = route.start.partition(b" ")[2]
+        """What the path has before the argument."""
+        self._parts = parts
         self._max_url_bytes = parts.max_url_bytes
         self._total = parts.total
         self.handler: Callable[[FastRequest], None] = route.handler
@@ -245,9 +257,22 @@ class FastLane:
         self.headers: Mapping[bytes, bytes] = {}
         self.origin: ClientOrigin | None = parts.origin
         self._request = msgspec.structs.replace(route.request)
-        self.slot: Slot = Slot(self._request, False, False, True)
-        self.respond: Respond = partial(parts.respond, self.slot)
-        self.found: Callable[[bytes, bytes], None] = partial(parts.found, self.slot)
+        self._new_slot()
+
+    def _new_slot(self) -> None:
+        self.slot: Slot = Slot(self._request, False, False, True, GIVEN)  # until `take`: nothing may answer it
+        self.respond: Respond = partial(self._parts.respond, self.slot)
+        self.found: Callable[[bytes, bytes], None] = partial(self._parts.found, self.slot)
+
+    def ordinary(self) -> tuple[Request, Respond]:
+        """The request that the strict parser would have made, and its `Respond`. It keeps the slot, as any request has
+        one of its own: the router may find another route, and a second answer must not meet a later request.
+        """
+        path = self._path + self.argument
+        request = Request(self._request.method, path, b"", self.headers, self.body, origin=self.origin)
+        respond, self.slot.request = self.respond, request
+        self._new_slot()
+        return request, respond
 
 
 class FastGetLane(FastLane):
