@@ -149,6 +149,40 @@ def test_lease_caller_gathers_for_longer_while_many_come_in(every_s: float, gath
     here_trial(scenario)
 
 
+@pytest.mark.parametrize("others", [0, 1])
+def test_lease_caller_does_not_gather_past_a_short_deadline(others: int) -> None:
+    """Whether the caller is the first to wait, or comes while others do."""
+
+    async def scenario(here: Here, leader: Answering, caller: LeaseCaller) -> None:
+        here.leads = False
+        loop = asyncio.get_running_loop()
+        for timeout_s in (0.025, 0.06):
+            for _ in range(3):  # then it gathers for the longest time
+                await asyncio.gather(*(caller.keep_alive([number], 60.0) for number in range(1, 9)))
+            before = [caller.keep_alive([1], 60.0) for _ in range(others)]
+            started_s = loop.time()
+            assert await caller.keep_alive([7], timeout_s) == [LeaseTime(4000, 4000)]
+            assert GATHER_S <= loop.time() - started_s < timeout_s
+            await asyncio.gather(*before)
+        await asyncio.sleep(1.0)
+        assert caller._timer is None
+
+    here_trial(scenario)
+
+
+def test_lease_caller_gathers_its_least_time_whatever_the_deadlines() -> None:
+    """Callers without patience do not make it ask the leader more often."""
+
+    async def scenario(here: Here, leader: Answering, caller: LeaseCaller) -> None:
+        here.leads = False
+        for number in range(1, 1000):
+            caller.keep_alive_then(number, 0.001, lambda *_: None)
+            await asyncio.sleep(0.001)
+        assert len(leader.asked) <= 1.0 / GATHER_S
+
+    here_trial(scenario)
+
+
 def test_lease_caller_joins_a_confirmation_before_its_time() -> None:
     """Another node has asked: the keep-alives that have gathered here share its confirmation."""
 

@@ -21,7 +21,8 @@ MAX_GATHER_S: Final = 0.04
 MANY: Final = 4
 """Keep-alives wait for others for `GATHER_S`. If at least `MANY` have come in that time, the next ones wait twice as
 long, up to `MAX_GATHER_S`. Each call to the leader has a quorum confirm it, which costs as much as many keep-alives. A
-thousand a second cost it 25 calls. A TTL is seconds long."""
+thousand a second cost it 25 calls. A TTL is seconds long. A caller with a short deadline waits for less: half of its
+time, but no less than `GATHER_S`."""
 
 ATTEMPT_S: Final = 2.0
 """One call's share of the deadline: the answer of a leader that can't be reached any more may never come."""
@@ -185,17 +186,23 @@ class LeaseCaller:
         """
         assert 0 < len(leases) <= MAX_CALL_LEASES
         future: asyncio.Future[list[LeaseTime]] = self._loop.create_future()
-        self._gather(_FutureCaller(leases, self._loop.time() + timeout_s, future))
+        self._gather(_FutureCaller(leases, self._loop.time() + timeout_s, future), timeout_s)
         return future
 
     def keep_alive_then(self, lease: int, timeout_s: float, then: Then) -> None:
         """`keep_alive` of one lease, with a callback in place of the future. After `close` it is not called."""
-        self._gather(_CallbackCaller(lease, self._loop.time() + timeout_s, then))
+        self._gather(_CallbackCaller(lease, self._loop.time() + timeout_s, then), timeout_s)
 
-    def _gather(self, caller: _Gathered) -> None:
+    def _gather(self, caller: _Gathered, timeout_s: float) -> None:
         self._gathered.append(caller)
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._gather_s, self._gather_time_over)
+        wait_s, timer = self._gather_s, self._timer
+        if timeout_s < 2 * wait_s:  # at least half of the caller's time is for the call
+            wait_s = max(self._least_gather_s, timeout_s / 2)
+            if timer is not None and self._loop.time() + wait_s < timer.when():
+                timer.cancel()
+                timer = None
+        if timer is None:
+            self._timer = self._loop.call_later(wait_s, self._gather_time_over)
 
     async def times_left(self, leases: Sequence[int], timeout_s: float) -> list[LeaseTime]:
         """What is left of the time of up to `MAX_CALL_LEASES` leases. Raises what `keep_alive` raises."""
