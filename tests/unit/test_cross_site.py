@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from syncline.errors import ConfigError
 from syncline.server.config import ServerConfig
@@ -216,3 +220,28 @@ def test_crosssite_origins_are_those_that_browsers_send() -> None:
     assert is_origin("http://[::1]:3000")
     assert not is_origin("https://kv.example?a")
     assert not is_origin("https://")
+
+
+def _own(text: str) -> bool:
+    """Whether the name is one of the machine itself, by the module of the standard library."""
+    try:
+        return ipaddress.ip_address(text).is_loopback
+    except ValueError:
+        return text == "localhost" or text.endswith(".localhost")
+
+
+pieces = st.sampled_from([
+    b"localhost", b"LOCALHOST", b".localhost", b"127.0.0.1", b"127.1", b"127", b"2130706433", b"0x7f000001", b"::1",
+    b"[::1]", b"[::ffff:127.0.0.1]", b"::ffff:7f00:1", b"%eth0", b"n1", b"evil.example", b":80", b".", b":", b"[", b"]",
+    b"0", b"1", b"\xb2", b"\xdf", b" ",
+])  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(pieces, max_size=4).map(b"".join), st.booleans())
+def test_crosssite_host_is_own_if_its_address_or_name_is_loopback(host: bytes, is_browser: bool) -> None:
+    """The policy parses few names as addresses. None that it leaves out may be one."""
+    name = host_name(host)
+    simple = not is_browser and "." not in name and ":" not in name
+    headers = {b"host": host, **({b"accept-language": b"en"} if is_browser else {})}
+    assert CrossSitePolicy(loopback=True).knows_host(headers) == (not name or _own(name) or simple)
