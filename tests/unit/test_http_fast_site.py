@@ -27,7 +27,7 @@ def message(method: str, path: str, body: bytes = b"", *fields: str) -> bytes:
 
 
 GRANT: Final = message("POST", "/lease", json.dumps({"ttl": "30s", "id": LEASE}).encode(), bearer("root"))
-CREDENTIALS: Final = ((bearer("ann"),), (bearer("cat"),), (bearer("bob"),), (), (basic("ann"),), (bearer("nobody"),))
+CREDENTIALS: Final = ((bearer("ann"),), (bearer("cat"),), (), (bearer("bob"),), (basic("ann"),), (bearer("nobody"),))
 MESSAGES: Final = [
     message(method, path, body, *fields)
     for fields in CREDENTIALS
@@ -46,8 +46,10 @@ MESSAGES: Final = [
         ("POST", f"/lease/{LEASE}", b""),
     )
 ]
-FIRST: Final = 24
-"""The messages of ann, and of cat, whose token expires."""
+EACH: Final = 12
+"""As many for each credential. The token of cat expires."""
+OPENING: Final = (0, 3, 8)
+"""Those that open the fast paths."""
 ODD: Final = [
     message("PUT", "/key/a", b"abc", bearer("ann"), "If-Match: 1"),
     message("PUT", "/key/a", b"abc", bearer("ann"), "Idempotency-Key: one"),
@@ -58,10 +60,12 @@ ODD: Final = [
     b"\r\n",
 ]
 one: st.SearchStrategy[bytes] = st.one_of(
-    st.sampled_from(MESSAGES[:FIRST]), st.sampled_from(MESSAGES[:FIRST]), st.sampled_from(MESSAGES + ODD)
+    st.sampled_from(MESSAGES[:EACH]), st.sampled_from(MESSAGES), st.sampled_from(ODD)
 )
 few: st.SearchStrategy[Step] = st.one_of(
-    st.tuples(st.just("send"), st.just(0), one),
+    st.tuples(st.just("own"), st.integers(0, EACH - 1), st.just(b"")),
+    st.tuples(st.just("own"), st.sampled_from(OPENING), st.just(b"")),
+    st.tuples(st.just("own"), st.sampled_from(OPENING), st.just(b"")),
     st.tuples(st.just("send"), st.just(0), one),
     st.tuples(st.just("warm"), st.just(0), one),
     st.tuples(st.just("split"), st.integers(1, 400), st.lists(one, min_size=1, max_size=3).map(b"".join)),
@@ -72,11 +76,21 @@ few: st.SearchStrategy[Step] = st.one_of(
 )  # fmt: skip
 
 
+READ: Final = ("own", 0, b"")
+WRITE: Final = ("own", 3, b"")
+KEEP: Final = ("own", 8, b"")
+HOLD: Final = ("hold", 0, b"")
+RELEASE: Final = ("release", 0, b"")
+USERS: Final = ("users", 0, b"")
+LATE: Final = ("late", 0, b"")
+
+
 class SiteWire(AuthWire):
     """A connection to a site with users, and what the server has told of its answers."""
 
-    def __init__(self, *, fast: bool, limit: int) -> None:
+    def __init__(self, *, fast: bool, limit: int, user: int) -> None:
         super().__init__(max_user_requests=limit)
+        self.user = user
         self.told: list[tuple[object, ...]] = []
         server = self.server
         server.shared.limits = LIMITS
@@ -94,6 +108,8 @@ class SiteWire(AuthWire):
         kind, number, octets = step
         backend = self.backend
         match kind:
+            case "own":
+                self.send(MESSAGES[self.user * EACH + number])
             case "send":
                 self.send(octets)
             case "warm":  # the first two teach the header, and the third opens the lane
@@ -144,20 +160,30 @@ class SiteWire(AuthWire):
             await self.settle()
 
 
-@settings(max_examples=60, deadline=None)
-@example(
-    steps=[("grant", 3, b""), ("warm", 0, MESSAGES[0]), ("hold", 0, b""), ("send", 0, MESSAGES[0]),
-           ("withdraw", 0, b""), ("release", 0, b""), ("send", 0, MESSAGES[0])],
-    limit=0,
-)  # fmt: skip
-@given(st.lists(few, max_size=14), st.sampled_from([0, 1, 2]))
-async def test_site_with_the_fast_paths_does_what_one_without_does(steps: list[Step], limit: int) -> None:
-    wires = [SiteWire(fast=fast, limit=limit) for fast in (True, False)]
+@settings(max_examples=50, deadline=None)
+@example(steps=[HOLD, READ, ("withdraw", 0, b""), RELEASE, READ], limit=0, user=0, off=False)
+@example(steps=[HOLD, WRITE, ("withdraw", 0, b""), RELEASE, WRITE], limit=1, user=0, off=False)
+@example(steps=[HOLD, READ, LATE, LATE, RELEASE, READ], limit=1, user=1, off=False)
+@example(steps=[LATE, LATE, WRITE, READ, KEEP], limit=1, user=1, off=False)
+@example(steps=[HOLD, READ, USERS, RELEASE, READ, WRITE, KEEP, USERS, READ, WRITE, KEEP], limit=0, user=2, off=True)
+@example(steps=[HOLD, WRITE, USERS, RELEASE, USERS, READ, WRITE, KEEP], limit=0, user=2, off=True)
+@example(steps=[READ, WRITE, KEEP], limit=0, user=2, off=False)
+@given(st.lists(few, max_size=14), st.sampled_from([0, 1, 2]), st.integers(0, 2), st.booleans())
+async def test_site_with_the_fast_paths_does_what_one_without_does(
+    steps: list[Step], limit: int, user: int, off: bool
+) -> None:
+    wires = [SiteWire(fast=fast, limit=limit, user=user) for fast in (True, False)]
     for wire in wires:
         grant(wire.backend, reads=[(b"a", b"b")], writes=[(b"a", b"b")])
         apply(wire.backend, UserAdd("cat", None, ("some",)), "root")
         apply(wire.backend, token_add("cat", round(NOW_S + 15) * 1000), "root")
         await wire.do(("send", 0, GRANT))
+        if off:
+            await wire.do(("users", 0, b""))
+        for number in OPENING:
+            await wire.do(("warm", 0, MESSAGES[user * EACH + number]))
+        connection = wire.connection
+        assert bool(connection._lane) == (len(connection._write_lanes) == 2) == (wire is wires[0])
     for step in steps:
         for wire in wires:
             await wire.do(step)
