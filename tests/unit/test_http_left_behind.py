@@ -36,6 +36,7 @@ REQUESTS = {
     "keep-alive": post(f"/lease/{LEASE}/keepalive"),
     "watch": get("/watch/w?prefix=true"),
     "event stream": get("/watch/w?prefix=true", "Accept: text/event-stream"),
+    "long poll": get("/key/w1?wait=60s"),
     "listing": get("/keys?prefix=w&values=true"),
     "large answer": get("/key/large"),
     "backup": get("/backup"),
@@ -94,3 +95,25 @@ async def test_connection_that_has_ended_leaves_nothing(fate: str) -> None:
         if more := Counter({kind: count for kind, count in (tracked() - before).items() if count >= 5}):
             grown[name] = more
     assert not grown
+
+
+async def test_client_that_closes_its_side_leaves_a_read_that_waits() -> None:
+    server = EtcdWire()
+    for sent, stays in ((get("/key/w1?wait=60s"), False), (get("/key/w1"), True), (put("/key/w1", b"abc"), True)):
+        server.backend.hold = stays
+        wire = Wire(server=server.server)
+        wire.send(sent)
+        await wire.settle()
+        assert wire.connection.eof_received() == stays
+
+
+async def test_client_that_left_before_its_read_began_to_wait_has_no_watch() -> None:
+    server = EtcdWire()
+    server.backend.hold = True
+    wire = Wire(server=server.server)
+    wire.send(get("/key/w1?wait=60s"))
+    await wire.settle()
+    wire.connection.abort()
+    server.backend.release()
+    await wire.settle()
+    assert len(server.site.watches) == 0

@@ -17,7 +17,7 @@ from syncline.server.api.site import Site
 from syncline.server.http.fields import is_host
 from syncline.server.http.large_answers import Making
 from syncline.server.http.limits import HttpLimits
-from syncline.server.http.request import Request
+from syncline.server.http.request import AddressOrigin, Request
 from syncline.server.http.response import Deferred, Response
 from syncline.server.http.stream import WRITE_BYTES, Stream
 
@@ -192,15 +192,13 @@ def _request(scope: Scope, method: str, body: bytes) -> Request:
     if not is_host(headers.get(b"host", b"")):
         raise RequestError("the Host field is not one host name or address, with a port or without")
     query = cast("bytes", scope.get("query_string", b""))
-    return Request(method, path, query, headers, body, unusual=True, mount=mount, origin=_AsgiOrigin(scope))
+    return Request(method, path, query, headers, body, unusual=True, mount=mount, origin=_origin(scope))
 
 
-class _AsgiOrigin:
+def _origin(scope: Scope) -> AddressOrigin:
     """Where a request comes from, as the ASGI server says."""
-
-    def __init__(self, scope: Scope) -> None:
-        client = scope.get("client")
-        self.address: str = str(client[0]) if isinstance(client, list | tuple) and client else ""
+    client = scope.get("client")
+    return AddressOrigin(str(client[0]) if isinstance(client, list | tuple) and client else "")
 
 
 def _fields(response: Response) -> Fields:

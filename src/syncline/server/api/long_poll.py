@@ -17,13 +17,13 @@ from syncline.server.api.errors import RequestError
 from syncline.server.api.parameters import Integer, Seconds
 from syncline.server.api.reads import read_plan
 from syncline.server.api.router import Explain
-from syncline.server.http.request import Parameters, Request
+from syncline.server.http.request import ClientOrigin, Parameters, Request
 from syncline.server.http.response import NO_CACHE, Respond, Response, status_line
 
 __all__ = ["FROM", "WAIT", "LongPolls", "PollPlan"]
 
 MAX_WAIT_S: Final = 60.0
-"""A client that has left is found out only at the end of its wait."""
+"""So long a client whose machine has vanished is waited for: nothing tells that it has left."""
 
 WAIT: Final = Seconds("wait", "Wait so long for a change of the key; then 304.", high_s=MAX_WAIT_S)
 FROM: Final = Integer(
@@ -114,7 +114,8 @@ class LongPolls:
         except OperationError as refusal:
             respond(self._explain(refusal))
             return
-        _Poll(watch, plan.wait_s, answering(respond, lambda outcome: respond(self._end(request, outcome)), read=True))
+        then = answering(respond, lambda outcome: respond(self._end(request, outcome)), read=True)
+        _Poll(watch, plan.wait_s, then, request.origin)
 
     def _end(self, request: Request, outcome: OperationError | bool) -> Response:
         """The answer: `outcome` is whether the key has changed, or why that is not known."""
@@ -132,13 +133,20 @@ class LongPolls:
 
 
 class _Poll:
-    """One read that waits: until its watch has something, or its time is over."""
+    """One read that waits: until its watch has something, its time is over, or its client has left."""
 
-    def __init__(self, watch: KeyWatch[int], wait_s: float, then: Callable[[OperationError | bool], None]) -> None:
+    def __init__(
+        self,
+        watch: KeyWatch[int],
+        wait_s: float,
+        then: Callable[[OperationError | bool], None],
+        origin: ClientOrigin | None,
+    ) -> None:
         self._watch = watch
         self._then: Callable[[OperationError | bool], None] | None = then
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(wait_s, self._end, False)
+        self._stay = origin.when_left(self._left) if origin is not None else None
         watch.start(self._wake)
 
     def _wake(self) -> None:
@@ -147,7 +155,12 @@ class _Poll:
 
     def _end(self, outcome: OperationError | bool) -> None:
         if (then := self._then) is not None:
-            self._then = None
-            self._timer.cancel()
-            self._watch.close()
+            if self._stay is not None:
+                self._stay()
+            self._left()
             then(outcome)
+
+    def _left(self) -> None:
+        self._then = None
+        self._timer.cancel()
+        self._watch.close()

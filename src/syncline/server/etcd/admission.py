@@ -13,20 +13,13 @@ from syncline.server.auth.principal import Principal
 from syncline.server.etcd.errors import INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAUTHENTICATED, UNAVAILABLE, EtcdError
 from syncline.server.etcd.face import EtcdCaller, Finished
 from syncline.server.etcd.messages import Message
-from syncline.server.http.request import Request
+from syncline.server.http.request import AddressOrigin, Request
 from syncline.server.http.response import TEXT, Respond, Response, bare
 
 __all__ = ["GateAdmission", "request_of"]
 
 _BEARER: Final = b"Bearer "
 _ADMITTED: Final = bare(200, TEXT, b"")
-
-
-class _EtcdClient:
-    """The origin of a request that the gate is given: it counts wrong passwords by address."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
 
 
 class GateAdmission:
@@ -109,7 +102,7 @@ class GateAdmission:
 
 def request_of(address: str, route: str) -> Request:
     """A request that stands for a call: for the gate, and for the audit log."""
-    return Request("POST", b"/v3/", b"", {}, b"", route=route, origin=_EtcdClient(address))
+    return Request("POST", b"/v3/", b"", {}, b"", route=route, origin=AddressOrigin(address))
 
 
 def _field(token: bytes) -> bytes:

@@ -117,8 +117,7 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(too_many_connections())
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - a client may leave as it likes
-        self._link.transport = None
-        self._link.unparsed = b""
+        self._link.left()
         self._lane = None
         self._write_lanes = ()
         self._reader.phase = ENDED
@@ -130,11 +129,13 @@ class HttpConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client sends no more. What it has asked is still answered, as scripts with half-closed pipes expect.
 
-        A live stream has no end, and most clients leave it like this: the connection ends.
+        A live stream has no end, and a read may wait a minute. Most clients leave both like this: the connection ends.
         """
         link, slots = self._link, self._queue.slots
         if link.transport is None or link.stage == LINGERING or not slots or self._output.end_input():
             return False  # the transport closes itself
+        if all(slot.request is not None and slot.request.is_long_poll for slot in slots):
+            return False
         if link.transport.get_extra_info("sslcontext") is not None:
             return False  # TLS knows no half-closed connection
         self._reader.phase = ENDED

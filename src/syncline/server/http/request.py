@@ -7,7 +7,7 @@ accepted.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DURATION_PATTERN",
     "MAX_PARAMETERS",
+    "AddressOrigin",
     "ClientOrigin",
     "Parameters",
     "Request",
@@ -51,6 +52,28 @@ class ClientOrigin(Protocol):
     def address(self) -> str:
         """The address of the other end, without a port; empty if it is not known."""
         ...
+
+    def when_left(self, end: Callable[[], None]) -> Callable[[], None]:
+        """Call `end` once if the client leaves. Call what is returned when that is not needed any more."""
+        ...
+
+
+class AddressOrigin:
+    """The origin of a request of which nothing but the address is known: nothing tells that its client has left."""
+
+    __slots__ = ("address",)
+
+    def __init__(self, address: str) -> None:
+        self.address: str = address
+
+    def when_left(self, end: Callable[[], None]) -> Callable[[], None]:
+        """It is never called: what is returned does nothing."""
+        del end
+        return _nothing
+
+
+def _nothing() -> None:
+    pass
 
 
 class Request(msgspec.Struct, eq=False, gc=False):
@@ -85,8 +108,13 @@ class Request(msgspec.Struct, eq=False, gc=False):
         No other route takes the parameter or begins so: it is no way around the limits of requests.
         """
         if self.method == "GET":
-            return b"wait=" in self.query and _LONG_POLL.search(self.query) is not None
+            return self.is_long_poll
         return self.path.startswith(b"/v3") and self.path.endswith(_WAITING) and self.method == "POST"
+
+    @property
+    def is_long_poll(self) -> bool:
+        """Whether it is a read that waits for a change."""
+        return self.method == "GET" and b"wait=" in self.query and _LONG_POLL.search(self.query) is not None
 
     @property
     def address(self) -> str:

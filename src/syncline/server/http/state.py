@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -77,7 +79,7 @@ class Link:
     either. While input waits to be parsed, nothing is read, but for a little behind a live stream (`reads_ahead`).
     """
 
-    __slots__ = ("is_extra", "read_paused", "reads_ahead", "stage", "transport", "unparsed", "write_paused")
+    __slots__ = ("ends", "is_extra", "read_paused", "reads_ahead", "stage", "transport", "unparsed", "write_paused")
 
     def __init__(self) -> None:
         self.is_extra: bool = False
@@ -94,6 +96,24 @@ class Link:
         """Input that was read and has to wait."""
         self.write_paused: bool = False
         """The send buffer is full: the client does not read its answers."""
+        self.ends: dict[Callable[[], None], None] | None = None
+        """What is to be called when the client has left."""
+
+    def when_left(self, end: Callable[[], None]) -> Callable[[], None]:
+        """Call `end` once if the client leaves. Call what is returned when that is not needed any more."""
+        ends = self.ends = {} if self.ends is None else self.ends
+        ends[end] = None
+        if self.transport is None:  # it has left before
+            asyncio.get_running_loop().call_soon(self.left)
+        return partial(ends.pop, end, None)
+
+    def left(self) -> None:
+        """The client has left."""
+        self.transport = None
+        self.unparsed = b""
+        ends, self.ends = self.ends, None
+        for end in list(ends or ()):
+            end()
 
     @property
     def address(self) -> str:
