@@ -100,6 +100,34 @@ def test_health_without_any_answer_is_status_4() -> None:
     assert "connection refused" in ran.error()
 
 
+@pytest.mark.parametrize("command", ["health", "status"])
+def test_health_without_a_credential_is_a_refusal(command: str) -> None:
+    """A server that wants a credential has answered: nothing is unavailable, and a script must not wait for it."""
+    with pair() as (nodes, doubles):
+        for node in nodes.values():
+            node.answers["/raft/status"] = error_reply(401, "unauthenticated", message="it needs a credential")
+        endpoints = f"{refused_url()},{doubles[0].url}"
+        ran = syncline(command, endpoints=endpoints)
+        as_json = syncline(command, "--json", endpoints=endpoints)
+    assert ran.status == as_json.status == 1
+    assert ran.error().endswith(
+        "it needs a credential. Give --user NAME, or --token-file FILE (or SYNCLINE_TOKEN_FILE)"
+    )
+    assert json.loads(as_json.err)["error"]["code"] == "unauthenticated"
+
+
+def test_health_counts_no_address_that_no_member_announces() -> None:
+    """Such as that of a member which was removed, and which still stands among the endpoints."""
+    gone = refused_url()
+    with pair() as (_, doubles):
+        ran = syncline("health", endpoints=f"{doubles[0].url},{gone}")
+    assert ran.status == 1
+    assert ran.text.splitlines() == [
+        "degraded: a leads, 2 members",
+        f"{gone}: can't reach {gone}: connection refused. No member announces this address: is it an old endpoint?",
+    ]
+
+
 def test_status_table_fits_80_columns() -> None:
     """Numbers of an old cluster, and a host name that alone would fill the line."""
     long_url = "http://" + "a-very-long-name." * 5 + "example.com:8080"

@@ -50,7 +50,7 @@ async def health(context: Context) -> None:
         reasons = [*([] if served else [one_line(why)]), *faults]
         print_json({"health": state, "leader": survey.leader if served else None, "reasons": reasons})
     else:
-        line = f"{state}: {survey.leader} leads, {len(survey.members)} members" if served else f"no leader: {why}"
+        line = f"{state}: {survey.leader} leads, {survey.size} members" if served else f"no leader: {why}"
         print_line(one_line(line))
         for fault in faults:
             print_line(fault)

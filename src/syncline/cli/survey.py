@@ -12,7 +12,7 @@ from syncline.cli.announced import for_member, trusting, withheld
 from syncline.cli.common import Context, make_client
 from syncline.client import AsyncClient, MemberInfo, NodeStatus
 from syncline.client.endpoints import parse_endpoint, parse_endpoints
-from syncline.errors import ConfigError, OperationError, RequestFailed, Unreachable
+from syncline.errors import ConfigError, OperationError, Rejected, RequestFailed, Unreachable
 
 __all__ = ["MemberRow", "Survey", "survey_cluster", "survey_known", "survey_of"]
 
@@ -74,6 +74,11 @@ class Survey(msgspec.Struct, frozen=True):
     no_leader: str = ""
     """Why there is no leader, as a node of the newest term reports it."""
 
+    @property
+    def size(self) -> int:
+        """Number of members. `members` may have rows of other nodes and addresses as well."""
+        return sum(row.member for row in self.members)
+
 
 STATUS_TIMEOUT_S: Final = 2.0
 """Time limit of each node's answer. Status never waits for a quorum, so a node that does not answer is away."""
@@ -112,12 +117,15 @@ async def survey_cluster(
 
     `all_named`: the user named the endpoints, so each that does not answer is shown, whether it is a member or not.
     `explain` may replace the error of an address by one that says more.
-    Raises `Unreachable` if none of them answers, `ConfigError` if they belong to different clusters.
+    Raises:
+        Unreachable: none of them answers.
+        Rejected, RequestFailed: those that answer refuse it, such as without a credential.
+        ConfigError: they belong to different clusters.
     """
     answers = await _ask(urls, make, explain)
     statuses = [answer for answer in answers.values() if isinstance(answer, NodeStatus)]
     if not statuses:
-        raise _nobody(answers)
+        raise _no_status(answers)
     _check_one_cluster(answers)
     known = max(statuses, key=lambda status: status.membership_index).members
     asked = {answer.id for answer in statuses}
@@ -221,7 +229,8 @@ def _unreachable(member: MemberInfo, answers: dict[str, Answer]) -> MemberRow:
 
 
 def _stranger(url: str, answer: Answer) -> MemberRow:
-    return _silent_row(None, None, url, None, None, str(answer))
+    reason = f"{answer}. No member announces this address: is it an old endpoint?"
+    return _silent_row(None, None, url, None, None, reason)
 
 
 def _silent_row(
@@ -256,10 +265,10 @@ def _check_one_cluster(answers: dict[str, Answer]) -> None:
         raise ConfigError(f"the endpoints belong to different clusters: {named}")
 
 
-def _nobody(answers: dict[str, Answer]) -> OperationError:
+def _no_status(answers: dict[str, Answer]) -> OperationError:
     errors = [answer for answer in answers.values() if isinstance(answer, OperationError)]
-    strange = [error for error in errors if isinstance(error, RequestFailed)]
-    if strange:
-        return strange[0]
+    for error in errors:
+        if isinstance(error, Rejected | RequestFailed):
+            return error  # a server answered: "no server answers" would send the user to the wrong place
     told = "; ".join(dict.fromkeys(str(error) for error in errors))
     return Unreachable(f"no server answers: {told}")

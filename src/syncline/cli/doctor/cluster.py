@@ -14,7 +14,7 @@ from syncline.cli.common import Context
 from syncline.cli.doctor.finding import NO_NAME, Finding
 from syncline.cli.doctor.network import is_loopback
 from syncline.cli.survey import Survey, survey_of
-from syncline.errors import ConfigError, OperationError
+from syncline.errors import ConfigError, OperationError, Unauthenticated, Unreachable
 from syncline.server.addresses import split_address
 from syncline.server.config import ServerConfig
 from syncline.version import __version__
@@ -36,8 +36,11 @@ async def look_at_cluster(context: Context, config: ServerConfig, known: KnownPo
     """Ask the cluster, and fill `known`."""
     try:
         survey = await survey_of(context)
+    except Unauthenticated as error:
+        yield Finding("cluster", "fail", str(error), "Give --user NAME, or --token-file FILE")
+        return
     except OperationError as error:
-        if context.endpoints_given:
+        if context.endpoints_given or not isinstance(error, Unreachable):
             yield Finding("cluster", "fail", str(error), "Name a node that runs with --endpoints")
         else:
             text = "no cluster answers at the default endpoints"
@@ -58,7 +61,7 @@ async def look_at_cluster(context: Context, config: ServerConfig, known: KnownPo
             "cluster", "fail", f"no leader: {survey.no_leader}", "See docs/logs.md, why there was an election"
         )
     else:
-        yield Finding("cluster", "ok", f"{survey.leader} leads, {len(survey.members)} members")
+        yield Finding("cluster", "ok", f"{survey.leader} leads, {survey.size} members")
     for row in survey.members:
         if not row.reachable:
             name = row.name or row.http or "?"
