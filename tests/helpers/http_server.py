@@ -89,6 +89,11 @@ class HttpDouble:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._server.wait_closed()
 
+    def stop_listening(self) -> None:
+        """Take no further connection. Those that are open go on."""
+        assert self._server is not None
+        self._server.close()
+
     async def drop_connections(self) -> None:
         """Close every connection, as a server does with idle ones, and see it done."""
         for writer in list(self.open):

@@ -29,6 +29,7 @@ from syncline.storage.datadir import DataDir, read_identity
 from syncline.storage.inspect import list_snapshots
 from syncline.testing.sim.disk import SimDisk, Survival
 from tests.helpers.command import syncline
+from tests.helpers.http_server import error_reply, in_thread, refused_url, scripted
 from tests.helpers.kv_node import FakeBackend, KvWire
 from tests.helpers.ports import free_block
 from tests.helpers.site_server import SiteServer, site_in_thread
@@ -66,6 +67,14 @@ def test_backup_save_writes_a_checked_file_and_its_sum(tmp_path: Path) -> None:
     assert (again.status, "exists: name another file" in again.error()) == (2, True)
     verified = syncline("backup", "verify", str(path))
     assert (verified.status, "50 keys, 1 leases, 0 users" in verified.text) == (0, True)
+
+
+def test_backup_save_names_the_answer_before_servers_that_are_away(tmp_path: Path) -> None:
+    """Without a quorum the node that is left knows why there is no backup."""
+    answer = error_reply(503, "no_leader", message="no quorum of the voters is reachable")
+    with in_thread(scripted(answer)) as (double,):
+        ran = syncline("backup", "save", str(tmp_path / "b"), endpoints=f"{double.url},{refused_url()}")
+    assert (ran.status, ran.error()) == (4, "syncline: no quorum of the voters is reachable")
 
 
 def test_backup_save_that_is_cut_off_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -376,3 +376,28 @@ async def test_a_node_that_joins_goes_on_says_why_and_heeds_a_refusal(
     told = [record.getMessage() for record in caplog.records if record.name == "syncline.server.join"]
     assert len(told) == 2
     assert all("could not join yet" in line for line in told)
+
+
+async def test_call_error_is_the_answer_of_a_server_before_others_that_are_away() -> None:
+    """Of three nodes two are down: the third one knows why nothing goes on, and the others tell nothing."""
+    answer = error_reply(503, "no_leader", message="no quorum of the voters is reachable")
+    async with HttpDouble(scripted(*[answer] * 50)) as double:
+        for urls in ([double.url, refused_url(), refused_url()], [refused_url(), double.url, refused_url()]):
+            async with client(*urls, timeout_s=0.6) as kv:
+                with pytest.raises(NoLeader, match="no quorum"):
+                    await kv.get("k")
+
+
+async def test_call_error_is_unreachable_once_all_servers_are_away() -> None:
+    """What the last one has answered before is over."""
+    replies = scripted(NO_LEADER, DROP)
+    async with HttpDouble(replies) as double, client(double.url, retry_refused=False) as kv:
+
+        async def leave(request: HttpRequest) -> Reply:
+            double.stop_listening()
+            return await replies(request)
+
+        double.handler = leave
+        with pytest.raises(Unreachable, match="refused"):
+            await kv.get("k")
+        assert len(double.requests) == 2

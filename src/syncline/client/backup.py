@@ -51,10 +51,13 @@ async def _opened(caller: Caller, *, stale: bool, timeout_s: float) -> StreamCon
         method="GET", target="/backup", parameters={"stale": "true" if stale else None}, idempotent=True, timed=True
     )
     tried: set[Endpoint] = set()
+    reason: OperationError | None = None
     while True:
         try:
             return (await caller.open_stream(request, caller.pick(tried), timeout_s))[1]
         except OperationError as error:
+            if reason is None or isinstance(reason, Unreachable):
+                reason = error  # the answer of a server says more than that others are away
             if len(tried) >= caller.servers:
-                raise
+                raise reason from error
             caller.told(error)

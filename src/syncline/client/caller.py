@@ -134,17 +134,60 @@ class _Doubt(Exception):
     """An attempt failed, and another attempt may succeed. `error` is raised if there is no other.
 
     `hopeless`: no server, or no Syncline server, is at that address, and that will hardly change soon. `untrusted`:
-    TLS fails for a reason that waiting does not remove.
+    TLS fails for a reason that waiting does not remove. `answered`: the error is a server's own.
     """
 
     def __init__(
-        self, error: OperationError, *, pause_s: float = 0.0, hopeless: bool = False, untrusted: bool = False
+        self,
+        error: OperationError,
+        *,
+        pause_s: float = 0.0,
+        hopeless: bool = False,
+        untrusted: bool = False,
+        answered: bool = False,
     ) -> None:
         super().__init__(str(error))
         self.error = error
+        self.answered = answered
         self.pause_s = pause_s
         self.hopeless = hopeless
         self.untrusted = untrusted
+
+
+class _Reason:
+    """The error to report if all attempts of a call fail: an unknown outcome before a certain one, the answer of a
+    server (no leader, starting) before "can't reach" of another one, a reason before a timeout.
+    """
+
+    def __init__(self) -> None:
+        self._error: OperationError | None = None
+        self._answered = False
+        self._last: OperationError | None = None
+
+    def add(self, failure: _Doubt) -> OperationError:
+        """Note a failed attempt. Returns the error to report."""
+        self._last = failure.error
+        if self._error is None or (not self.doubtful and self._is_better(failure)):
+            self._error, self._answered = failure.error, failure.answered
+        return self._error
+
+    def _is_better(self, failure: _Doubt) -> bool:
+        if failure.answered or failure.error.outcome is Outcome.UNKNOWN:
+            return True
+        return not self._answered and not isinstance(failure.error, DeadlineExceeded)
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether an attempt may have been carried out: a later one that surely was not doesn't change that."""
+        return self._error is not None and self._error.outcome is Outcome.UNKNOWN
+
+    def all_away(self) -> OperationError:
+        """No server can be reached by now, so what one answered before is over. Returns the error to report."""
+        assert self._error is not None
+        assert self._last is not None
+        if not self.doubtful:
+            self._error, self._answered = self._last, False
+        return self._error
 
 
 class Caller:
@@ -198,7 +241,7 @@ class Caller:
         tried: set[Endpoint] = set()
         hopeless = untrusted = 0
         rounds = 0
-        doubt: OperationError | None = None
+        reason = _Reason()
         while True:
             endpoint = self._endpoints.pick(loop.time(), tried)
             assert endpoint is not None
@@ -209,15 +252,14 @@ class Caller:
                 endpoint.failed(loop.time())
                 hopeless += failure.hopeless
                 untrusted += failure.untrusted
-                # Once an attempt may have been carried out, a later one that surely was not doesn't undo the doubt.
-                doubt = _worst(doubt, failure.error)
+                doubt = reason.add(failure)
                 pause_s = failure.pause_s
                 if request.content is not None:
                     request.content.failed(doubt)
                 if self._closed:
                     raise doubt from failure
             except OperationError as error:
-                doubtful = doubt is not None and doubt.outcome is Outcome.UNKNOWN
+                doubtful = reason.doubtful
                 if isinstance(error, SessionExpired):
                     error.outcome = Outcome.UNKNOWN if doubtful else Outcome.NOT_APPLIED
                 elif doubtful and not (request.once and isinstance(error, ONCE)):
@@ -229,8 +271,10 @@ class Caller:
                     self._endpoints.follow(leader, loop.time())
                 return response
             if len(tried) == len(self._endpoints):
-                if hopeless + untrusted == len(tried) and not self._retry_refused:
-                    raise doubt
+                if hopeless + untrusted == len(tried):
+                    doubt = reason.all_away()
+                    if not self._retry_refused:
+                        raise doubt
                 if untrusted == len(tried):
                     raise doubt
                 pause_s = max(pause_s, self.pause_s(rounds))
@@ -341,7 +385,8 @@ class Caller:
         if isinstance(error, DeadlineExceeded) and attempt_s < remaining_s:
             raise _Doubt(error)
         if response.status == RETRIED_STATUS:
-            raise _Doubt(error, pause_s=_retry_after(response) if error.code in PATIENT_CODES else 0.0)
+            pause_s = _retry_after(response) if error.code in PATIENT_CODES else 0.0
+            raise _Doubt(error, pause_s=pause_s, answered=True)
         raise error
 
     def _doubt_or_raise(
@@ -377,16 +422,6 @@ class Caller:
 def conflict_pause_s(attempts: int, rng: random.Random) -> float:
     """How long to wait after so many attempts at a key that others write."""
     return min(PAUSE_LIMIT_S / 4, FIRST_CONFLICT_S * float(2 ** min(attempts, 16))) * rng.random()
-
-
-def _worst(first: OperationError | None, second: OperationError) -> OperationError:
-    """The error to report for two failed attempts: an unknown outcome before a certain one, a reason before a
-    timeout.
-    """
-    if first is None or first.outcome is Outcome.UNKNOWN:
-        return first or second
-    lapsed = isinstance(second, DeadlineExceeded) and second.outcome is Outcome.NOT_APPLIED
-    return first if lapsed else second
 
 
 def _not_reached(endpoint: Endpoint, failure: Exception) -> Unreachable:
