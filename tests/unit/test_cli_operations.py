@@ -116,6 +116,12 @@ def test_wrong_usage_as_json_is_a_json_error(run: Runner) -> None:
     assert run("get", "--rev", "x", "--", "--json").error().startswith("syncline: "), "--json is a key there"
 
 
+def test_role_grant_without_a_range_names_the_options(run: Runner) -> None:
+    for words in ("grant r read", "grant r read --key a --prefix b", "grant r read --end b", "revoke r"):
+        ran = run("role", *words.split())
+        assert (ran.status, "--prefix" in ran.error()) == (2, True), ran.err
+
+
 def test_txn_that_the_server_refuses_ends_as_a_failure(run: Runner) -> None:
     failed = run("txn", stdin=b"then put a b\nthen del a\n")
     assert failed.status == 1

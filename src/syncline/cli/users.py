@@ -224,6 +224,7 @@ async def grant_keys(
     """
     if (access is None) == (operation is None):
         raise click.UsageError("give an access (read, write, readwrite) with keys, or --operation")
+    _check_range(key, prefix, start, end, operation)
     async with make_client(context) as client:
         answer = await client.allow(
             name,
@@ -235,6 +236,17 @@ async def grant_keys(
             operation=cast("OperationName | None", operation),
         )
         _done(context, answer, f"{name} allows it")
+
+
+def _check_range(
+    key: str | None, prefix: str | None, start: str | None, end: str | None, operation: str | None
+) -> None:
+    """Raise `UsageError` unless exactly one range of keys is named, or none beside an operation."""
+    ranges = sum(one is not None for one in (key, prefix, start))
+    if ranges + (operation is not None) != 1 or (end is not None and start is None):
+        raise click.UsageError(
+            "name one range of keys (--key, --prefix, or --start with or without --end), or --operation"
+        )
 
 
 @role.command("revoke", short_help="Let a role allow something no longer.")
@@ -256,6 +268,7 @@ async def revoke_keys(
     operation: str | None,
 ) -> None:
     """Withdraw exactly a range as it was granted, or an operation."""
+    _check_range(key, prefix, start, end, operation)
     async with make_client(context) as client:
         answer = await client.disallow(
             name,
