@@ -83,7 +83,7 @@ def test_one_endpoint_is_enough_to_see_every_member() -> None:
         "leader": "a", "last_index": 9, "first_index": 1, "snapshot_index": 0, "revision": 7, "uptime_s": 1.5,
         "version": "0.1.0", "error": None, "active": None, "promote": False, "fault": "",
         "digest_index": 0, "digest_agreement": "none", "digest_age_s": None,
-        "digest": "0123456789abcdef" * 2,
+        "digest": "0123456789abcdef" * 2, "url": doubles[1].url,
     }  # fmt: skip
     assert (rows[2]["role"], rows[2]["reachable"], rows[2]["http"]) == (None, False, away)
     assert "connection refused" in rows[2]["error"]

@@ -68,6 +68,24 @@ def test_health_with_a_members_fault_is_status_1(change: dict[str, object], word
     assert (ran.status, ran.text.splitlines()[1:]) == (1, [words])
 
 
+def test_health_with_a_full_disk_is_status_1() -> None:
+    """Reads are answered, and writes are refused: a script must not take that for healthy."""
+    full = "disk_full: the disk of /var/b is down to its reserve: puts are refused"
+    with pair() as (nodes, doubles):
+        nodes["b"].answers["/health"] = json_reply({"health": "true", "reason": "", "warnings": [full]})
+        ran = syncline("health", endpoints=doubles[0].url)
+    assert (ran.status, ran.text.splitlines()) == (1, ["degraded: a leads, 2 members", f"b: {full}"])
+
+
+def test_health_asks_a_node_where_it_has_answered() -> None:
+    """Behind mapped ports the addresses that nodes announce lead nowhere from here."""
+    with pair() as (nodes, doubles):
+        for node in nodes.values():
+            node.status["http"] = refused_url()
+        ran = syncline("health", endpoints=",".join(double.url for double in doubles))
+    assert (ran.status, ran.text) == (0, "healthy: a leads, 2 members\n")
+
+
 def test_health_with_states_that_differ_is_status_1() -> None:
     with pair() as (nodes, doubles):
         nodes["b"].status |= {"digest_agreement": "no_majority"}

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Final
 
 import click
+import msgspec
 
 from syncline.cli.announced import asks_members
+from syncline.cli.asking import ask
 from syncline.cli.common import Context, client_command, make_client
 from syncline.cli.exits import EXIT_FAILED, EXIT_UNAVAILABLE, Told, one_line
 from syncline.cli.output import print_json, print_line
-from syncline.cli.survey import MemberRow, Survey, survey_of
-from syncline.errors import OperationError
+from syncline.cli.survey import STATUS_TIMEOUT_S, MemberRow, Survey, survey_of
+from syncline.errors import OperationError, Unreachable
 
 __all__ = ["health"]
 
@@ -32,11 +35,12 @@ FAR_BEHIND: Final = 10_000
 async def health(context: Context) -> None:
     """Tell how the cluster is by the exit status: 0 healthy, 1 degraded, 4 no leader or no answer.
 
-    Healthy: a quorum answers a linearizable read, and every member can be reached and is close behind the leader.
-    Degraded: the cluster serves reads and writes, and something is wrong with a member: each is a line.
+    Healthy: a quorum answers a linearizable read. Every member can be reached, is close behind the leader, and has
+    space on its disk and in its store. Degraded: a quorum answers, and something is wrong with a member: each is a
+    line.
     """
     survey = await survey_of(context)
-    faults = list(_faults(survey))
+    faults = [*_faults(survey), *await _warnings(context, survey)]
     served = survey.leader is not None
     why = survey.no_leader or "no quorum of the voters is reachable"
     if served:
@@ -65,6 +69,27 @@ def _faults(survey: Survey) -> Iterator[str]:
             yield f"{name}: {one_line(fault)}"
     if any(row.digest_agreement == "no_majority" for row in survey.members):
         yield "the voters' states differ, and no majority agrees: see docs/digest.md"
+
+
+class _NodeHealth(msgspec.Struct):
+    """What is used of a node's answer to `GET /health`."""
+
+    warnings: list[str] = []
+
+
+async def _warnings(context: Context, survey: Survey) -> list[str]:
+    """What the nodes say is short: a node without space answers reads, and refuses writes."""
+    rows = [row for row in survey.members if row.url is not None]
+
+    async def one(row: MemberRow) -> list[str]:
+        try:
+            answer = await ask(context, str(row.url), "/health?serializable=true", timeout_s=STATUS_TIMEOUT_S)
+            return msgspec.json.decode(answer.body, type=_NodeHealth).warnings
+        except (Unreachable, msgspec.DecodeError) as error:  # it has answered a moment ago
+            return [f"its warnings are not known: {error}"]
+
+    found = await asyncio.gather(*map(one, rows))
+    return [f"{row.name}: {one_line(text)}" for row, texts in zip(rows, found, strict=True) for text in texts]
 
 
 def _fault(row: MemberRow) -> str | None:

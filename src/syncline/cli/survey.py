@@ -62,6 +62,8 @@ class MemberRow(msgspec.Struct, frozen=True):
     digest_age_s: float | None = None
     digest: str | None = None
     """Digest of the whole state: nodes at one `revision` have the same."""
+    url: str | None = None
+    """Where it has answered: of use if the address that it announces can't be reached from here."""
 
 
 class Survey(msgspec.Struct, frozen=True):
@@ -160,6 +162,8 @@ def _put_together(answers: dict[str, Answer], known: Sequence[MemberInfo], named
             row = msgspec.structs.replace(row, fault=fault, lag=None)
         rows.append(row)
     rows.extend(_row(status, lags.get(status.id), member=None) for status in statuses.values())
+    places = {answer.id: url for url, answer in answers.items() if isinstance(answer, NodeStatus)}
+    rows = [msgspec.structs.replace(row, url=places.get(row.id)) if row.id and row.reachable else row for row in rows]
     shown = {parse_endpoint(row.http) for row in rows if row.http}
     reached = {url for url, answer in answers.items() if isinstance(answer, NodeStatus)}
     rows.extend(_stranger(url, answers[url]) for url in named if url not in shown and url not in reached)
