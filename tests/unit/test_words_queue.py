@@ -220,7 +220,7 @@ async def test_queue_with_bad_arguments_says_what_is_wrong() -> None:
         kv.queue("mail", max_deliveries=0)
     with pytest.raises(TypeError, match="value must be bytes or str"):
         await mail.put(5)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="sequence of values"):
+    with pytest.raises(TypeError, match="values must be a collection"):
         await mail.put_many("abc")
     for values in ([], ["x"] * 101):
         with pytest.raises(ConfigError, match="1 to 100"):

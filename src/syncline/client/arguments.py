@@ -6,7 +6,8 @@ would store five NUL bytes, and a time of 0 or NaN would fail late or never.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Final, TypeVar
 
 from syncline.errors import ConfigError
 from syncline.platform.times import checked_timeout_s
@@ -15,7 +16,9 @@ __all__ = [
     "checked_consistency",
     "checked_count",
     "checked_flag",
+    "checked_items",
     "checked_limit",
+    "checked_mapping",
     "checked_number",
     "checked_revision",
     "checked_text",
@@ -25,6 +28,8 @@ __all__ = [
     "lease_text",
     "to_bytes",
 ]
+
+Item = TypeVar("Item")
 
 CONSISTENCIES: Final = ("linearizable", "leader", "stale")
 LEASE_DIGITS: Final = 16
@@ -104,6 +109,21 @@ def checked_flag(value: object, what: str) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{what} must be a bool, not {type(value).__name__}")
     return value
+
+
+def checked_items(value: Iterable[Item], what: str) -> list[Item]:
+    """Return the items of a collection. Raises `TypeError` for one text, for bytes, and for what has no items."""
+    given: object = value
+    if isinstance(given, str | bytes | bytearray | memoryview) or not isinstance(given, Iterable):
+        raise TypeError(f"{what} must be a collection, such as a list, not {type(given).__name__}")
+    return list(value)
+
+
+def checked_mapping(value: object, what: str) -> dict[object, object]:
+    """Return a mapping. Raises `TypeError` for anything else."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{what} must be a mapping, such as a dict, not {type(value).__name__}")
+    return dict(value)
 
 
 def lease_text(value: object, what: str = "lease") -> str:

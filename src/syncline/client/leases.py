@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from syncline.client.arguments import checked_ttl_s, duration_text, lease_text, to_bytes
+from syncline.client.arguments import checked_items, checked_ttl_s, duration_text, lease_text, to_bytes
 from syncline.client.caller import ClientRequest
 from syncline.client.calls import JSON_BODY, Key, ServerCalls, as_read
 from syncline.client.holding import HoldsLeases
@@ -78,9 +78,7 @@ class LeaseCalls(ServerCalls, HoldsLeases):
             OperationError: the cluster refused it, or could not do it.
             ConfigError, TypeError: an argument can't be used; nothing was sent.
         """
-        if isinstance(leases, str | bytes):
-            raise TypeError("leases must be a sequence of ids, not one id")
-        names = [lease_text(lease) for lease in leases]
+        names = [lease_text(lease) for lease in checked_items(leases, "leases")]
         if not 0 < len(names) <= MAX_KEPT_LEASES:
             raise ConfigError(f"{len(names)} leases: accepted are 1 to {MAX_KEPT_LEASES} in one call")
         body = msgspec.json.encode({"ids": names})

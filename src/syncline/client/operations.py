@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from syncline.client.arguments import checked_number, checked_revision, to_bytes
+from syncline.client.arguments import checked_items, checked_number, checked_revision, to_bytes
 from syncline.client.caller import ClientRequest
 from syncline.client.calls import JSON_BODY, Key, ServerCalls
 from syncline.client.gathered import increment_in_batch
@@ -83,7 +83,7 @@ class OperationCalls(ServerCalls):
             OperationError: the cluster refused the batch as a whole, or could not do it.
             ConfigError, TypeError: an argument can't be used; nothing was sent.
         """
-        items = [operation_fields(item, in_batch=True) for item in operations]
+        items = [operation_fields(item, in_batch=True) for item in checked_items(operations, "operations")]
         return await self._carry_out_batch(items, self._limit_s(timeout), idempotent=idempotent)
 
     async def _carry_out_batch(

@@ -15,6 +15,7 @@ import msgspec
 from syncline.client.arguments import (
     checked_count,
     checked_flag,
+    checked_items,
     checked_number,
     checked_revision,
     checked_text,
@@ -254,9 +255,9 @@ def _text(data: bytes) -> str | None:
 
 def _txn_fields(compare: Sequence[Compare], then: Sequence[Operation], else_: Sequence[Operation]) -> Fields:
     return {
-        "compare": [compare_fields(item) for item in compare],
-        "then": [operation_fields(item, in_batch=False) for item in then],
-        "else": [operation_fields(item, in_batch=False) for item in else_],
+        "compare": [compare_fields(item) for item in checked_items(compare, "compare")],
+        "then": [operation_fields(item, in_batch=False) for item in checked_items(then, "then")],
+        "else": [operation_fields(item, in_batch=False) for item in checked_items(else_, "else_")],
     }
 
 

@@ -26,6 +26,7 @@ from syncline.node.arguments import (
     checked_commands,
     checked_flag,
     checked_kinds,
+    checked_version,
 )
 from syncline.node.envelope import Kind
 from syncline.node.events import AnyEvent, Event
@@ -316,22 +317,31 @@ class LogReplica(ReplicaSessions[R_co]):
         """That of this node's state machine: nodes do not know of each other (docs/engines.md)."""
         return int(getattr(self._driver.fsm, "machine_version", 1))
 
-    async def reach_machine_version(self, version: int, *, timeout: float = 5.0) -> bool:  # noqa: ARG002
+    async def reach_machine_version(self, version: int, *, timeout: float = 5.0) -> bool:
         """Whether `machine_version` is at least this.
 
             print(await replica.reach_machine_version(2))
 
         All versions that this node can do are in force: there is no gate on this engine.
-        """
-        return self.machine_version >= version
 
-    async def reach_level(self, level: int, *, timeout: float = 5.0) -> bool:  # noqa: ARG002
+        Raises:
+            TypeError: `version` is no whole number.
+        """
+        check_timeout(timeout)
+        return self.machine_version >= checked_version(version, "version")
+
+    async def reach_level(self, level: int, *, timeout: float = 5.0) -> bool:
         """Return True: entries have a time and random numbers from the first one on.
 
             print(await replica.reach_level(2))
 
         So nothing is waited for.
+
+        Raises:
+            TypeError: `level` is no whole number.
         """
+        checked_version(level, "level")
+        check_timeout(timeout)
         return True
 
     async def failed(self) -> NodeFailed:

@@ -15,7 +15,14 @@ from syncline.errors import (
     Superseded,
     TransferFailed,
 )
-from syncline.node.arguments import check_changes, check_expected, check_timeout, checked_flag, checked_member
+from syncline.node.arguments import (
+    check_changes,
+    check_expected,
+    check_timeout,
+    checked_flag,
+    checked_member,
+    checked_version,
+)
 from syncline.node.changes import Changes
 from syncline.node.envelope import Kind, LevelChange, encode
 from syncline.node.levels import UpgradeStatus
@@ -359,8 +366,7 @@ class Administration(Operations[R_co]):
             TypeError: `version` is no whole number.
             Closed, NodeFailed: the node has stopped.
         """
-        if isinstance(version, bool) or not isinstance(version, int):
-            raise TypeError(f"version must be an int, not {type(version).__name__}")
+        checked_version(version, "version")
         levels = self._driver.parts.levels
         return await self._reached(
             lambda: levels.machine_version >= version, lambda: levels.may_rise_to(version), check_timeout(timeout)
@@ -378,8 +384,7 @@ class Administration(Operations[R_co]):
             TypeError: `level` is no whole number.
             Closed, NodeFailed: the node has stopped.
         """
-        if isinstance(level, bool) or not isinstance(level, int):
-            raise TypeError(f"level must be an int, not {type(level).__name__}")
+        checked_version(level, "level")
         levels = self._driver.parts.levels
         return await self._reached(
             lambda: levels.level >= level, lambda: levels.may_rise_to_level(level), check_timeout(timeout)

@@ -31,6 +31,7 @@ __all__ = [
     "checked_kinds",
     "checked_member",
     "checked_paths",
+    "checked_version",
 ]
 
 MAX_TIMEOUT_S: Final = 3600.0
@@ -81,6 +82,13 @@ def check_term(term: object) -> int:
 def checked_flag(value: object, name: str) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be a bool, not {type(value).__name__}")
+    return value
+
+
+def checked_version(value: object, name: str) -> int:
+    """A machine version or a level, to compare with the one in force."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     return value
 
 

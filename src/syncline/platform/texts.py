@@ -30,7 +30,7 @@ def encode_exact_json(value: object) -> bytes:
     """
     try:
         body = msgspec.json.encode(value)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, BufferError) as error:
         raise TypeError(str(error)) from error
     if b"null" in body and _is_not_finite(msgspec.to_builtins(value)):
         raise TypeError("JSON has no not-a-number and no infinity")

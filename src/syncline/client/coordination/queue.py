@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from syncline.client.arguments import checked_limit, to_bytes
+from syncline.client.arguments import checked_items, checked_limit, to_bytes
 from syncline.client.calls import Key
 from syncline.client.coordination.calls import KeyValueCalls
 from syncline.client.coordination.names import checked_wait_s, needed_ttl_s
@@ -99,9 +99,7 @@ class Queue:
         Raises:
             DeadlineExceeded, OperationError, ConfigError, TypeError: as `put`.
         """
-        if isinstance(values, str | bytes):
-            raise TypeError("values must be a sequence of values, not one value")
-        checked = [to_bytes(value, "value") for value in values]
+        checked = [to_bytes(value, "value") for value in checked_items(values, "values")]
         if not 0 < len(checked) <= MAX_PUTS:
             raise ConfigError(f"{len(checked)} values: accepted are 1 to {MAX_PUTS} in one call")
         before = (await self._kv.list(self._keys.items, limit=1, timeout=timeout)).revision

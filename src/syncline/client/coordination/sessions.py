@@ -191,7 +191,7 @@ def session_key(session: object) -> bytes:
 def packed(data: object) -> bytes:
     """The value that carries the data of a session. Raises `TypeError` or `ConfigError`."""
     if isinstance(data, bytes | bytearray | memoryview):
-        return AS_BYTES + data
+        return AS_BYTES + bytes(data)
     if not isinstance(data, Mapping):
         raise TypeError(f"data of a session must be bytes or a dict, not {type(data).__name__}")
     for name in data:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from syncline.client.arguments import LEAST_TTL_S, LONGEST_TTL_S
+from syncline.client.arguments import LEAST_TTL_S, LONGEST_TTL_S, checked_items
 from syncline.client.txn import Compare, Fields, Operation, TxnOp, operation_fields
 from syncline.kv import commands
 from syncline.kv.commands import ABSENT, EXISTS, LARGEST_NUMBER, LEAST_NUMBER, CompareTarget, Comparison
@@ -52,14 +52,16 @@ class OperationCommands:
 
     def fields(self, operations: Sequence[Operation]) -> list[Fields]:
         """The operations of a batch, with their types and values checked. Raises `ConfigError` or `TypeError`."""
-        found = [operation_fields(item, in_batch=True) for item in operations]
+        found = [operation_fields(item, in_batch=True) for item in checked_items(operations, "operations")]
         for one in found:
             _check_numbers(one)
         return found
 
     def txn(self, compare: Sequence[Compare], then: Sequence[Operation], else_: Sequence[Operation]) -> commands.Txn:
         """A transaction."""
-        fields = operation_fields(TxnOp(tuple(compare), tuple(then), tuple(else_)), in_batch=False)
+        compares, first = checked_items(compare, "compare"), checked_items(then, "then")
+        txn = TxnOp(tuple(compares), tuple(first), tuple(checked_items(else_, "else_")))
+        fields = operation_fields(txn, in_batch=False)
         _check_numbers(fields)
         return self._txn(fields, "the transaction")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from syncline.client.arguments import checked_ttl_s, lease_text, to_bytes
+from syncline.client.arguments import checked_items, checked_ttl_s, lease_text, to_bytes
 from syncline.client.calls import Key
 from syncline.client.embedded.calls import EmbeddedCalls
 from syncline.client.embedded.commands import lease_number, milliseconds
@@ -64,9 +64,7 @@ class EmbeddedLeaseCalls(EmbeddedCalls, HoldsLeases):
             OperationError: the cluster refused it, or could not do it.
             ConfigError, TypeError: an argument can't be used; nothing was asked.
         """
-        if isinstance(leases, str | bytes):
-            raise TypeError("leases must be a sequence of ids, not one id")
-        names = [lease_text(lease) for lease in leases]
+        names = [lease_text(lease) for lease in checked_items(leases, "leases")]
         if not 0 < len(names) <= MAX_KEPT_LEASES:
             raise ConfigError(f"{len(names)} leases: accepted are 1 to {MAX_KEPT_LEASES} in one call")
         numbers = [lease_number(name, "keep_alive") for name in names]

@@ -28,14 +28,15 @@ def read_settings_file(path: str) -> tuple[dict[str, Any], dict[str, int]]:
     try:
         with open(path, "rb") as file:
             data = file.read(LARGEST_FILE_BYTES + 1)
-        if len(data) > LARGEST_FILE_BYTES:
-            raise ConfigError(
-                f"the configuration file {path} has more than {LARGEST_FILE_BYTES} bytes: name another one"
-            )
-        text = data.decode()
-        return tomllib.loads(text), lines_of(text)
     except OSError as error:
         raise ConfigError(f"the configuration file {path} can't be read: {error.strerror}") from error
+    except ValueError as error:  # a NUL byte, or a lone surrogate
+        raise ConfigError(f"the configuration file {path!r} can't be read: no file has such a name") from error
+    if len(data) > LARGEST_FILE_BYTES:
+        raise ConfigError(f"the configuration file {path} has more than {LARGEST_FILE_BYTES} bytes: name another one")
+    try:
+        text = data.decode()
+        return tomllib.loads(text), lines_of(text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"the configuration file {path} is not TOML: {error}") from error
     except RecursionError:
