@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 
 from syncline import Store
-from syncline.client import AsyncClient
+from syncline.client import AsyncClient, Client
 from syncline.errors import ConfigError
 from syncline.node.settings.toml_file import read_settings_file
 
@@ -71,3 +71,45 @@ async def test_engine_version_of_a_wrong_type_is_named_as_on_raft() -> None:
 def test_settings_file_of_an_impossible_name_is_a_config_error(path: str) -> None:
     with pytest.raises(ConfigError, match="no file has such a name"):
         read_settings_file(path)
+
+
+UNSENDABLE: Final[dict[str, Callable[[AsyncClient], Awaitable[object]]]] = {
+    "password": lambda kv: kv.add_user("ann", "secret\ud800"),
+    "role": lambda kv: kv.add_user("ann", roles=["\ud800"]),
+    "access": lambda kv: kv.allow("reader", "\ud800", key="k"),  # type: ignore[arg-type]
+    "key": lambda kv: kv.allow("reader", "read", key="\ud800"),
+    "operation": lambda kv: kv.disallow("reader", operation="\ud800"),  # type: ignore[arg-type]
+    "ttl": lambda kv: kv.new_token("ann", ttl=10**400),
+}
+WRONG: Final[dict[str, Callable[[Any], Awaitable[object]]]] = {
+    "roles": lambda kv: kv.add_user("ann", roles=None),
+    "admin": lambda kv: kv.add_user("ann", admin="no"),
+    "prefix": lambda kv: kv.allow("reader", "read", prefix=5),
+    "ttl": lambda kv: kv.new_token("ann", ttl=None),
+    "learner": lambda kv: kv.add_member("d", "127.0.0.1:7104", learner="no"),
+    "force": lambda kv: kv.remove_member("d", force="no"),
+}
+
+
+@pytest.mark.parametrize("argument", UNSENDABLE)
+async def test_client_argument_without_utf8_form_is_a_config_error(argument: str) -> None:
+    async with AsyncClient("http://127.0.0.1:9") as client:
+        with pytest.raises(ConfigError, match=f"^{argument} ") as caught:
+            await UNSENDABLE[argument](client)
+        assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("argument", WRONG)
+async def test_client_argument_of_a_wrong_type_is_named(argument: str) -> None:
+    """`force="no"` counted as True."""
+    async with AsyncClient("http://127.0.0.1:9") as client:
+        with pytest.raises(TypeError, match=f"^{argument} must be "):
+            await WRONG[argument](client)
+
+
+def test_client_world_and_endpoints_of_a_wrong_type_are_named() -> None:
+    for kind in (AsyncClient, Client):
+        with pytest.raises(TypeError, match=r"^world must be"):
+            kind("http://127.0.0.1:9", world=True)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="endpoint"):
+            kind(None)  # type: ignore[arg-type]

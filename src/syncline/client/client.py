@@ -100,6 +100,8 @@ class AsyncClient(
         self.endpoints: list[str] = parse_endpoints(endpoints)
         if tls is not None and not isinstance(tls, ssl.SSLContext):
             raise TypeError(f"tls must be an ssl.SSLContext, not {type(tls).__name__}")
+        if world is not None and not isinstance(world, World):
+            raise TypeError(f"world must be a World, not {type(world).__name__}: leave it out but in tests")
         network = TcpNetwork() if world is None else world.network
         secure = any(url.startswith("https://") for url in self.endpoints)
         own = new_context(tls or ssl.create_default_context(), server_side=False) if secure else None

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from syncline.client.arguments import checked_text
+from syncline.client.arguments import checked_flag, checked_text
 from syncline.client.caller import ClientRequest
 from syncline.client.calls import JSON_BODY, ServerCalls, as_read
 from syncline.client.connection import ClientResponse
@@ -77,7 +77,7 @@ class ClusterCalls(ServerCalls):
             "ID": checked_text(name, "name"),
             "Address": checked_text(address, "address"),
             "Http": checked_text(http, "http"),
-            "Learner": learner,
+            "Learner": checked_flag(learner, "learner"),
         }
         if node_id is not None:
             fields["NodeID"] = checked_text(node_id, "node_id")
@@ -216,4 +216,4 @@ class _Transferred(msgspec.Struct):
 
 def _who(member: str, *, force: bool) -> dict[str, object]:
     name = checked_text(member, "member")
-    return {"ID": name, "Force": True} if force else {"ID": name}
+    return {"ID": name, "Force": True} if checked_flag(force, "force") else {"ID": name}

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from syncline.client.arguments import checked_text
+from syncline.client.arguments import checked_flag, checked_items, checked_text, checked_timeout_s, to_bytes
 from syncline.client.caller import ClientRequest
 from syncline.client.calls import JSON_BODY, Key, ServerCalls, as_read
 from syncline.client.connection import ClientResponse
@@ -114,7 +114,11 @@ class UserCalls(ServerCalls):
             OperationError: the cluster refused it: `PermissionDenied`, `Rejected` with a `code`, or another one.
             ConfigError, TypeError: an argument can't be used; nothing was sent.
         """
-        fields: dict[str, object] = {"name": checked_text(name, "name"), "roles": list(roles), "admin": admin}
+        fields: dict[str, object] = {
+            "name": checked_text(name, "name"),
+            "roles": [checked_text(role, "role") for role in checked_items(roles, "roles")],
+            "admin": checked_flag(admin, "admin"),
+        }
         if password is not None:
             fields["password"] = _checked_password(password)
         return await self._changed("POST", "/user", fields, timeout)
@@ -184,6 +188,7 @@ class UserCalls(ServerCalls):
             OperationError: the cluster refused it: `PermissionDenied`, `Rejected` with a `code`, or another one.
             ConfigError, TypeError: an argument can't be used; nothing was sent.
         """
+        ttl = checked_timeout_s(ttl, "ttl")
         if not 60 <= ttl <= 10 * 365 * 86_400:
             raise ConfigError(f"ttl is {ttl:g} s; accepted are 60 s to 10 years")
         fields = {"ttl": f"{round(ttl)}s", "about": checked_text(about, "about")}
@@ -275,7 +280,7 @@ class UserCalls(ServerCalls):
         """
         fields = _granted(key, prefix, start, end, operation)
         if access is not None:
-            fields["access"] = access
+            fields["access"] = checked_text(access, "access")
         return await self._changed("POST", _path("role", role, "grant"), fields, timeout)
 
     async def disallow(
@@ -327,6 +332,10 @@ def _path(room: str, name: str, action: str = "") -> str:
 def _checked_password(password: str) -> str:
     if not isinstance(password, str):
         raise TypeError(f"password must be a str, not {type(password).__name__}")
+    try:
+        password.encode()
+    except UnicodeEncodeError:  # its text, and that of an error it causes, would show a part of the password
+        raise ConfigError("password has a lone surrogate: it has no UTF-8 form") from None
     return password
 
 
@@ -336,7 +345,7 @@ def _granted(
     fields: dict[str, object] = {}
     for name, value in (("key", key), ("prefix", prefix), ("start", start), ("end", end)):
         if value is not None:
-            fields.update(json_key(name, value.encode() if isinstance(value, str) else value))
+            fields.update(json_key(name, to_bytes(value, name)))
     if operation is not None:
-        fields["operation"] = operation
+        fields["operation"] = checked_text(operation, "operation")
     return fields

@@ -24,6 +24,7 @@ from syncline.client.blocking.updates import BlockingUpdateCalls
 from syncline.client.blocking.users import BlockingUserCalls
 from syncline.client.blocking.watch import BlockingWatchCalls
 from syncline.client.client import DEFAULT_TIMEOUT_S, AsyncClient
+from syncline.client.endpoints import parse_endpoints
 from syncline.errors import OperationError
 from syncline.platform.world import World
 
@@ -75,7 +76,7 @@ class Client(
         world: World | None = None,
         on_retry: Callable[[OperationError], None] | None = None,
     ) -> None:
-        given = endpoints if isinstance(endpoints, str) else list(endpoints)
+        given = parse_endpoints(endpoints)  # here, on the caller's thread: it may be a generator
         make = partial(
             AsyncClient,
             given,
