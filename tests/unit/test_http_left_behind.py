@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import gc
 import json
+import weakref
 from collections import Counter
+from functools import partial
 
 import pytest
 
 from syncline.kv.commands import Put, encode_command
+from syncline.server.etcd.gateway_stream import StreamBridge
+from syncline.server.http.response import Response
+from syncline.server.http.state import Slot
+from syncline.server.http.stream import Stream
 from tests.helpers.etcd_wire import EtcdWire, b64
 from tests.helpers.http_wire import Wire, get, put
 
@@ -117,3 +123,21 @@ async def test_client_that_left_before_its_read_began_to_wait_has_no_watch() -> 
     server.backend.release()
     await wire.settle()
     assert len(server.site.watches) == 0
+
+
+def test_stream_of_etcds_gateway_keeps_no_way_to_its_own_answer() -> None:
+    """In a node of the simulator that was killed, nothing tells the connection that it is lost."""
+    slot = Slot(None, False, False, True)
+    bridge = StreamBridge(
+        partial(setattr, slot, "answer"),
+        write=lambda _: b"",
+        refuse=lambda _: Response(500, b"", b""),
+        error=lambda _: b"",
+        live=True,
+    )
+    bridge._begin()
+    assert isinstance(slot.answer, Stream)
+    left = weakref.ref(bridge)
+    del slot, bridge
+    gc.collect()
+    assert left() is None

@@ -42,7 +42,9 @@ class StreamBridge:
         """`write` makes bytes of a message, `error` those of an error within the stream, `refuse` a whole answer of an
         error before it. `live`: the stream has no end of its own.
         """
-        self._respond = respond
+        self._respond: Respond | None = respond
+        """None when it was called: it refers to the answer, which refers to this bridge, and the garbage collector does
+        not know answers."""
         self._write = write
         self._refuse = refuse
         self._error = error
@@ -52,7 +54,7 @@ class StreamBridge:
         self._room: asyncio.Future[None] | None = None
         self._wake: Callable[[], None] = _nothing
         self._task: asyncio.Task[Any] | None = None
-        self._begun = self._ended = False
+        self._ended = False
 
     async def inbox(self, messages: list[Message]) -> AsyncIterator[Message]:
         """The messages of the request's body."""
@@ -66,9 +68,8 @@ class StreamBridge:
         try:
             await work
         except EtcdError as error:
-            if not self._begun:
-                self._begun = True
-                self._respond(self._refuse(error))
+            if (respond := self._take_respond()) is not None:
+                respond(self._refuse(error))
                 return
             self._put(self._error(error))
         finally:
@@ -93,10 +94,14 @@ class StreamBridge:
             self._wake()
 
     def _begin(self) -> None:
-        if not self._begun:
-            self._begun = True
+        if (respond := self._take_respond()) is not None:
             head = b"%s%s%s" % (status_line(200), JSON, NO_STORE)
-            self._respond(Stream(200, head, source=self, live=self._live))
+            respond(Stream(200, head, source=self, live=self._live))
+
+    def _take_respond(self) -> Respond | None:
+        """What gives the answer, if none was given."""
+        respond, self._respond = self._respond, None
+        return respond
 
     # --- the connection's side (`StreamSource`)
 
