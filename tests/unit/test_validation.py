@@ -144,6 +144,9 @@ ONLY_A_LEADER = [
     (message(MessageType.APP_RESP, index=LAST, session=999, reject=True), StepRefusal.STALE_SESSION),
     (message(MessageType.HEARTBEAT_RESP, session=999), StepRefusal.STALE_SESSION),
     (message(MessageType.HEARTBEAT_RESP, context=b"short"), StepRefusal.MALFORMED),
+    (message(MessageType.APP_RESP, sender=1, index=LAST + 9, reject=True), StepRefusal.MALFORMED),
+    (message(MessageType.APP_RESP, sender=1, index=LAST, reject=True, reject_hint=LAST), StepRefusal.MALFORMED),
+    (message(MessageType.HEARTBEAT_RESP, sender=1), StepRefusal.MALFORMED),
     (message(MessageType.HEARTBEAT_RESP, context=(7).to_bytes(8, "little")), StepRefusal.IMPOSSIBLE_INDEX),
 ]
 

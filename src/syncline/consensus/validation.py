@@ -56,6 +56,7 @@ _RESPONSES: Final = frozenset(
     }
 )
 _VOTES: Final = frozenset({MessageType.VOTE, MessageType.VOTE_RESP, MessageType.PRE_VOTE, MessageType.PRE_VOTE_RESP})
+_VOTES_OF_ITS_OWN: Final = frozenset({MessageType.VOTE_RESP, MessageType.PRE_VOTE_RESP})
 _TERMLESS: Final = frozenset({MessageType.PROP, MessageType.READ_INDEX})
 """Requests on their way to the leader, of whatever term: they belong to no term until it takes them."""
 
@@ -88,7 +89,7 @@ def _well_formed(raft: RaftState, message: Message) -> bool:
     kind, sender, term = message.type, message.sender, message.term
     if not NONE < sender < LOCAL_APPLY:
         return False
-    if sender == raft.id and not _may_come_from_oneself(raft, kind):
+    if sender == raft.id and not _may_come_from_oneself(raft, message):
         return False
     if kind in _TERMLESS:
         if term != 0:
@@ -105,17 +106,22 @@ def _well_formed(raft: RaftState, message: Message) -> bool:
     return 0 <= numbers <= _MAX_NUMBER
 
 
-def _may_come_from_oneself(raft: RaftState, kind: MessageType) -> bool:
+def _may_come_from_oneself(raft: RaftState, message: Message) -> bool:
     """Whether a node may receive a message from itself.
 
-    Storage returns the node's own vote or acknowledgement. A transfer request is sent in the name of the node that
-    shall lead. A request that was sent to the previous leader may come back to a node that leads itself by now. A
-    follower does not take its own request back: two followers that each take the other one for the leader would
-    forward it to each other without end.
+    Storage returns the node's own vote or acknowledgement, but never a rejection of an append: the leader would send
+    itself another one. Nor does a node answer a heartbeat of its own.
+
+    A transfer request is sent in the name of the node that shall lead. A request that was sent to the previous leader
+    may come back to a node that leads itself by now. A follower does not take its own request back: two followers that
+    each take the other one for the leader would forward it to each other without end.
     """
+    kind = message.type
     if kind in _TERMLESS:
         return raft.state is StateType.LEADER
-    return kind in _RESPONSES or kind is MessageType.TRANSFER_LEADER
+    if kind is MessageType.APP_RESP:
+        return not message.reject
+    return kind in _VOTES_OF_ITS_OWN or kind is MessageType.TRANSFER_LEADER
 
 
 def _check_storage_response(raft: RaftState, message: Message) -> StepRefusal | None:
