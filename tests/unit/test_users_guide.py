@@ -67,8 +67,6 @@ def test_guide_gives_a_cluster_users(server: SiteServer, tmp_path: Path, monkeyp
             statuses.append(syncline(*words(line), endpoints=server.url).status)
     assert statuses == [1, 0, 1, 0]
     with environment(root):
-        for name in ("writer", "operator"):
-            assert syncline("role", "add", name, endpoints=server.url).status == 0
         for line in commands(roles):
             assert syncline(*words(line), endpoints=server.url).status == 0, line
         listed = syncline("role", "list", endpoints=server.url).text
