@@ -129,3 +129,12 @@ def test_cli_watch_without_a_server_fails_at_once() -> None:
 def test_cli_watch_that_the_server_refuses_ends_with_its_reason() -> None:
     ran, _ = watch("a", "--rev", "1", replies=(error_reply(410, "compacted", message="oldest is 7"),))
     assert (ran.status, ran.error()) == (1, "syncline: oldest is 7")
+
+
+def test_cli_watch_says_once_why_it_can_not_watch() -> None:
+    no_leader = error_reply(503, "no_leader", message="no leader is known")
+    again = stream(put_line(6), GONE)
+    ran, _ = watch("a", "--rev", "5", replies=(no_leader, no_leader, stream(put_line(5)), no_leader, again))
+    lines = ran.err.splitlines()
+    assert [line for line in lines if "no leader is known; still trying" in line] == [lines[0], lines[2]]
+    assert ran.text == "5\tput\ta\tv\n6\tput\ta\tv\n"

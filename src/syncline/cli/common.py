@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from syncline.cli.credentials import Credential, find_credential
 from syncline.cli.exits import failure_of
 from syncline.client import DEFAULT_TIMEOUT_S, AsyncClient
-from syncline.errors import SynclineError, Unauthenticated, Unreachable
+from syncline.errors import OperationError, SynclineError, Unauthenticated, Unreachable
 
 __all__ = [
     "DEFAULT_ENDPOINTS",
@@ -193,10 +193,17 @@ async def _completed(work: Awaitable[None]) -> None:
     await work
 
 
-def make_client(context: Context, *, timeout_s: float = DEFAULT_TIMEOUT_S, patient: bool = False) -> AsyncClient:
+def make_client(
+    context: Context,
+    *,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    patient: bool = False,
+    on_retry: Callable[[OperationError], None] | None = None,
+) -> AsyncClient:
     """Make a client for the user's options; `timeout_s` counts if they name no time.
 
-    `patient`: wait for servers that refuse the connection until the deadline, instead of failing at once.
+    `patient`: wait for servers that refuse the connection until the deadline, instead of failing at once. `on_retry` is
+    told why, each time before another attempt is made.
     """
     tls = None
     if context.ca_file is not None or context.certificate_file is not None or context.key_file is not None:
@@ -214,6 +221,7 @@ def make_client(context: Context, *, timeout_s: float = DEFAULT_TIMEOUT_S, patie
         timeout=context.timeout_s or timeout_s,
         retry_refused=patient,
         retry_writes=False,
+        on_retry=on_retry,
         tls=tls,
         user=shown.user,
         password=shown.password,

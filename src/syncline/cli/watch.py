@@ -13,10 +13,12 @@ import click
 
 from syncline.cli.common import Context, client_command, key_bytes, make_client
 from syncline.cli.completing import complete_keys
-from syncline.cli.exits import EXIT_FAILED, Failure
+from syncline.cli.exits import EXIT_FAILED, Failure, one_line
 from syncline.cli.output import json_key, json_text, print_line, shown
+from syncline.cli.streams import say
 from syncline.cli.user_command import WithCommand, user_command
 from syncline.client import KeyEvent, KeyInfo, RevisionEvents
+from syncline.errors import OperationError
 
 __all__ = ["watch"]
 
@@ -37,8 +39,8 @@ async def watch(
 ) -> None:
     """Print each change of KEY, or of the keys below a prefix: REVISION<tab>put|delete<tab>KEY<tab>VALUE.
 
-    It goes on with another server when one is lost; no change is missed and none comes twice. With --json each line is
-    one revision.
+    It goes on with another server when one is lost; no change is missed and none comes twice. While none can be
+    watched, the error output says why. With --json each line is one revision.
 
     With a COMMAND, it is run for each change instead, one at a time. The variables SYNCLINE_WATCH_REVISION,
     SYNCLINE_WATCH_TYPE, SYNCLINE_WATCH_KEY and SYNCLINE_WATCH_VALUE tell the change; the value is on its standard
@@ -47,7 +49,8 @@ async def watch(
     if (key is None) == (prefix is None):
         raise click.UsageError("give a KEY, or --prefix (an empty one for all keys)")
     command = user_command()
-    async with make_client(context) as client:
+    reasons = _Reasons()
+    async with make_client(context, on_retry=reasons.add) as client:
         changes = client.watch(
             None if key is None else key_bytes(key),
             prefix=None if prefix is None else prefix.encode("utf-8", "surrogateescape"),
@@ -57,11 +60,29 @@ async def watch(
         )
         async with contextlib.aclosing(cast("AsyncGenerator[RevisionEvents, None]", changes)):
             async for change in changes:
+                reasons.clear()
                 if command is None:
                     _print(change, as_json=context.as_json, prev=prev)
                     continue
                 for event in change.events:
                     await _run(command, change.revision, event, as_json=context.as_json)
+
+
+class _Reasons:
+    """Says on the error output why nothing can be watched: each reason once, until something comes."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def add(self, error: OperationError) -> None:
+        """Another attempt follows."""
+        if error.code not in self._told:
+            self._told.add(error.code)
+            say(f"syncline: {one_line(str(error))}; still trying")
+
+    def clear(self) -> None:
+        """Something has come."""
+        self._told.clear()
 
 
 def _print(change: RevisionEvents, *, as_json: bool, prev: bool) -> None:
