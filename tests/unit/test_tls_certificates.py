@@ -256,6 +256,18 @@ class TestExposure:
             await check_exposure(load_config(environment={}, flags={**base, **enough}))
         await check_exposure(load_config(environment={}, flags={**base, "http_listen": "localhost:0"}))
 
+    async def test_name_that_can_not_be_resolved_is_told_as_the_reason(self) -> None:
+        """The cluster may have started with it, and its resolver be away now."""
+        flags = {"name": "a", "data_dir": "d", "http_listen": "no-such-host.invalid:80"}
+        with pytest.raises(ConfigError, match=r"no-such-host\.invalid can't be resolved now, so it counts as another"):
+            await check_exposure(load_config(environment={}, flags=flags))
+        flags |= {"http_listen": "127.0.0.1:80", "peer_listen": "no-such-host.invalid:7100"}
+        with pytest.raises(ConfigError, match=r"no-such-host\.invalid can't be resolved now.*--peer-secret-file"):
+            await check_exposure(load_config(environment={}, flags=flags))
+        with pytest.raises(ConfigError) as raised:
+            await check_exposure(load_config(environment={}, flags={**flags, "peer_listen": "10.0.0.1:7100"}))
+        assert "resolved" not in str(raised.value)
+
     async def test_insecure_peers_opens_the_peer_port_alone(self) -> None:
         flags = {"name": "a", "data_dir": "d", "http_listen": "0.0.0.0:8080", "insecure_peers": "true"}
         with pytest.raises(ConfigError, match="http_listen"):

@@ -21,7 +21,7 @@ from syncline.platform.resolver import AddressInfo, Resolver
 from syncline.platform.tls import ALERT_TIMEOUT_S, TlsContext, TlsHandshake
 from syncline.platform.waiting import result_of
 
-__all__ = ["TLS_TIMEOUT_S", "Listener", "Network", "TcpNetwork", "is_loopback"]
+__all__ = ["TLS_TIMEOUT_S", "Listener", "Network", "TcpNetwork", "is_loopback", "name_doubt"]
 
 ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 
@@ -95,16 +95,29 @@ async def is_loopback(host: str) -> bool:
 
     A wildcard is not loopback. A name that can't be resolved counts as another machine's.
     """
+    found = await _addresses(host)
+    return bool(found) and all(address.is_loopback for address in found)
+
+
+async def name_doubt(host: str) -> str:
+    """What an error says beside that a host is another machine's, if the reason is that its name can't be resolved."""
+    if await _addresses(host):
+        return ""
+    return f" (the name {host} can't be resolved now, so it counts as another machine's)"
+
+
+async def _addresses(host: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """The addresses of a host; none if its name can't be resolved."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return [ipaddress.ip_address(host)]
     except ValueError:
         loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(LOOKUP_TIMEOUT_S):
             found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        return False
-    return bool(found) and all(ipaddress.ip_address(address[0]).is_loopback for *_, address in found)
+        return []
+    return [ipaddress.ip_address(address[0]) for *_, address in found]
 
 
 class TcpNetwork:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from syncline.errors import ConfigError
-from syncline.platform.network import is_loopback
+from syncline.platform.network import is_loopback, name_doubt
 from syncline.server.addresses import split_address
 from syncline.server.config import ServerConfig
 from syncline.server.http.cross_site import CrossSitePolicy
@@ -30,9 +30,10 @@ async def _check_clients(config: ServerConfig) -> None:
     host = split_address(config.http_listen, any_port=True)[0]
     if not await is_loopback(host):
         raise ConfigError(
-            f"http_listen is {config.http_listen}: other machines can read and change everything, and what they send"
-            " can be read on the way. Make certificates with `syncline certs` and give --tls-dir DIRECTORY (or"
-            " --http-tls-cert and --http-tls-key); or listen on 127.0.0.1. --insecure-clients accepts the risk"
+            f"http_listen is {config.http_listen}{await name_doubt(host)}: other machines can read and change"
+            " everything, and what they send can be read on the way. Make certificates with `syncline certs` and give"
+            " --tls-dir DIRECTORY (or --http-tls-cert and --http-tls-key); or listen on 127.0.0.1. --insecure-clients"
+            " accepts the risk"
         )
 
 
@@ -44,13 +45,13 @@ async def _check_peers(config: ServerConfig) -> None:
     addresses = {"peer_listen": config.peer_listen, "peer_advertise": config.peer_advertise}
     addresses |= {f"initial_cluster: {name}": address for name, address in config.initial_cluster.items()}
     for setting, address in addresses.items():
-        if address and not await is_loopback(PeerAddress.parse(address, setting=setting).host):
-            raise ConfigError(
-                f"{setting} is {address}: other machines can take part without a secret or TLS. Make a"
-                " cluster secret with `syncline secret new`, copy the file to each node, and give"
-                " --peer-secret-file FILE (or SYNCLINE_PEER_SECRET); or give peer TLS. --insecure-peers accepts the"
-                " risk"
-            )
+        if not address or await is_loopback(host := PeerAddress.parse(address, setting=setting).host):
+            continue
+        raise ConfigError(
+            f"{setting} is {address}{await name_doubt(host)}: other machines can take part without a secret or TLS."
+            " Make a cluster secret with `syncline secret new`, copy the file to each node, and give"
+            " --peer-secret-file FILE (or SYNCLINE_PEER_SECRET); or give peer TLS. --insecure-peers accepts the risk"
+        )
 
 
 def advertised_host(config: ServerConfig) -> str:
