@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -23,6 +24,9 @@ __all__ = ["cli", "main"]
 
 DEBUG_VARIABLE: Final = "SYNCLINE_DEBUG"
 """Set it to see the traceback of an unexpected error."""
+
+OUTPUT_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
+"""Of a write to the standard output."""
 
 _COMMANDS: Final = {
     "up": ("syncline.cli.up.command:up", "Start a cluster on this machine."),
@@ -180,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(ended.line)
         return ended.status
     except OSError as error:
-        say(Failure(str(error), EXIT_FAILED, as_json=as_json).line)
+        say(Failure(_told(error), EXIT_FAILED, as_json=as_json).line)
         return EXIT_FAILED
     except Exception as error:  # the last resort: users get one line, developers ask for more
         if os.environ.get(DEBUG_VARIABLE):
@@ -204,8 +208,16 @@ def _run_with_checks() -> None:
     os.execve(sys.executable, command, environment)  # noqa: S606 - the very program that runs, with its own arguments
 
 
+def _told(error: OSError) -> str:
+    """The text of an error of the system. One of a file names it, one of the network was translated before."""
+    if error.filename is None and error.errno in OUTPUT_ERRORS:
+        _give_up_output()
+        return f"the output can't be written: {error.strerror}"
+    return str(error)
+
+
 def _give_up_output() -> None:
-    """Keep the interpreter from complaining about the broken pipe when it flushes at exit."""
+    """Keep the interpreter from complaining about the output when it flushes at exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
