@@ -69,7 +69,7 @@ OWN_WAITS = {
     "stop": "the end of a child process",
     "fetch": "a file, on a thread",
     "addresses": "a name server",
-    "is_loopback": "a name server",
+    "_addresses": "a name server",
     "listen": "a listener",
     "_connected_socket": "a dial",
     "leader": "a condition of the simulation",
