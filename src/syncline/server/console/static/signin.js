@@ -52,6 +52,7 @@ export function signIn(why, onDone, { asked = false } = {}) {
 }
 
 export async function signOut() {
+  dismissed = true; // the page goes on asking until it is loaded again: no dialog over the message below
   try {
     await api.signOut();
   } catch (error) {
