@@ -138,3 +138,11 @@ def test_cli_watch_says_once_why_it_can_not_watch() -> None:
     lines = ran.err.splitlines()
     assert [line for line in lines if "no leader is known; still trying" in line] == [lines[0], lines[2]]
     assert ran.text == "5\tput\ta\tv\n6\tput\ta\tv\n"
+
+
+def test_cli_watch_that_was_interrupted_asks_for_nothing() -> None:
+    error = {"code": "no_leader", "message": "no leader; watch again from revision 6", "outcome": "not_applied"}
+    ended = stream(put_line(5), {"error": {**error, "details": {"from": 6}}})
+    ran, double = watch("a", "--rev", "5", replies=(ended, stream(put_line(6), GONE)))
+    assert ran.err.splitlines()[0] == "syncline: the watch was interrupted (no_leader); still trying"
+    assert double.requests[1].parameters["from"] == "6"

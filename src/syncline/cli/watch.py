@@ -18,7 +18,7 @@ from syncline.cli.output import json_key, json_text, print_line, shown
 from syncline.cli.streams import say
 from syncline.cli.user_command import WithCommand, user_command
 from syncline.client import KeyEvent, KeyInfo, RevisionEvents
-from syncline.errors import OperationError
+from syncline.errors import OperationError, WatchEnded
 
 __all__ = ["watch"]
 
@@ -78,7 +78,10 @@ class _Reasons:
         """Another attempt follows."""
         if error.code not in self._told:
             self._told.add(error.code)
-            say(f"syncline: {one_line(str(error))}; still trying")
+            if isinstance(error, WatchEnded):  # its own text asks to watch again, which is done here
+                say(f"syncline: the watch was interrupted ({error.code}); still trying")
+            else:
+                say(f"syncline: {one_line(str(error))}; still trying")
 
     def clear(self) -> None:
         """Something has come."""
