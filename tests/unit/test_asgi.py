@@ -12,7 +12,8 @@ import pytest
 from syncline.server.api.site import Site
 from syncline.server.asgi import AsgiApp
 from syncline.server.http.large_answers import TURN_BYTES
-from syncline.server.http.response import TEXT, Deferred, Response, bare
+from syncline.server.http.request import Request
+from syncline.server.http.response import TEXT, Deferred, Respond, Response, bare
 from tests.helpers.http_wire import Feed
 from tests.helpers.kv_node import FakeBackend
 
@@ -143,6 +144,96 @@ async def test_a_client_that_leaves_is_not_answered() -> None:
 
     await mounted.app({"type": "http", "method": "GET", "path": "/", "headers": []}, receive, send)
     assert sent == []
+
+
+class Waits:
+    """A site whose one request waits, and asks to be told if its client leaves."""
+
+    def __init__(self) -> None:
+        self.left = 0
+        self.stay: Callable[[], None] = lambda: None
+        self.respond: Respond = lambda _response: None
+        self.sent: list[Any] = []
+        self.leaves = asyncio.Event()
+        self.received = 0
+        scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
+        self.task = asyncio.create_task(AsgiApp(cast("Site", self._site))(scope, self._receive, self._send))
+
+    def _site(self, request: Request, respond: Respond) -> None:
+        assert request.origin is not None
+        self.respond, self.stay = respond, request.origin.when_left(self._left)
+
+    def _left(self) -> None:
+        self.left += 1
+
+    async def _receive(self) -> Any:
+        self.received += 1
+        if self.received == 1:
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await self.leaves.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Any) -> None:
+        self.sent.append(message)
+
+
+async def turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_asgi_request_that_waits_is_told_that_its_client_has_left() -> None:
+    waits = Waits()
+    await turns()
+    assert not waits.task.done()
+    waits.leaves.set()
+    await waits.task
+    assert (waits.left, waits.sent) == (1, [])
+    waits.respond(bare(200, TEXT, b"late"))
+    assert waits.sent == []
+
+
+async def test_asgi_request_that_has_waited_is_answered() -> None:
+    waits = Waits()
+    await turns()
+    waits.stay()
+    waits.respond(bare(200, TEXT, b"found"))
+    await waits.task
+    assert [message.get("body") for message in waits.sent] == [None, b"found"]
+    waits.leaves.set()
+    await turns()
+    assert (waits.left, len(asyncio.all_tasks())) == (0, 1)
+
+
+async def test_asgi_long_poll_ends_when_its_client_leaves() -> None:
+    """Its watch counts against the limit of a node."""
+    site = Site(FakeBackend(), name="a")
+    left = asyncio.Event()
+    asked: list[None] = []
+
+    async def receive() -> Any:
+        if not asked:
+            asked.append(None)
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        raise AssertionError(message)
+
+    scope: dict[str, Any] = {
+        "type": "http",
+        "method": "GET",
+        "path": "/key/a",
+        "query_string": b"wait=60s",
+        "headers": [],
+    }
+    task = asyncio.create_task(AsgiApp(site)(scope, receive, send))
+    await turns()
+    assert len(site.watches) == 1
+    left.set()
+    await task
+    assert len(site.watches) == 0
 
 
 async def test_lifespan_and_other_connections() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from typing import TypeAlias, cast
 from urllib.parse import quote
 
@@ -17,7 +18,7 @@ from syncline.server.api.site import Site
 from syncline.server.http.fields import is_host
 from syncline.server.http.large_answers import Making
 from syncline.server.http.limits import HttpLimits
-from syncline.server.http.request import AddressOrigin, Request
+from syncline.server.http.request import Request
 from syncline.server.http.response import Deferred, Response
 from syncline.server.http.stream import WRITE_BYTES, Stream
 
@@ -61,11 +62,16 @@ class AsgiApp:
             if body is None:
                 return  # the client has gone
             _check_length(scope, body)
-            request = _request(scope, method, body)
+            client = _AsgiClient(scope, receive)
+            request = _request(scope, method, body, client)
         except RequestError as refusal:
             response = refusal.response()
         else:
-            response = await self._answer(request)
+            async with contextlib.aclosing(client):
+                answer = await self._answer(request, client)
+            if answer is None:
+                return  # it has left while the request waited
+            response = answer
         if isinstance(response, Stream):
             await _stream(response, receive, send, wanted=method != "HEAD")
             return
@@ -73,8 +79,10 @@ class AsgiApp:
         await send({"type": "http.response.start", "status": response.status, "headers": _fields(response)})
         await send({"type": "http.response.body", "body": content})
 
-    async def _answer(self, request: Request) -> Response:
-        future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+    async def _answer(self, request: Request, client: _AsgiClient) -> Response | None:
+        """The answer; None if the client has left."""
+        future: asyncio.Future[Response | None] = asyncio.get_running_loop().create_future()
+        client.answer = future
 
         def respond(response: Response) -> None:
             if not future.done():
@@ -113,6 +121,45 @@ class AsgiApp:
                 return b"".join(parts)
 
 
+class _AsgiClient:
+    """The client of one request. Whether it has left is looked at only while something asks to be told: a request that
+    waits for others."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        address = scope.get("client")
+        self.address: str = str(address[0]) if isinstance(address, list | tuple) and address else ""
+        self.answer: asyncio.Future[Response | None] | None = None
+        """Has no response any more if the client leaves."""
+        self._receive = receive
+        self._ends: dict[Callable[[], None], None] = {}
+        self._watch: asyncio.Task[None] | None = None
+
+    def when_left(self, end: Callable[[], None]) -> Callable[[], None]:
+        """Call `end` once if the client leaves. Call what is returned when that is not needed any more."""
+        self._ends[end] = None
+        if self._watch is None:
+            self._watch = asyncio.get_running_loop().create_task(_disconnected(self._receive, self._left))
+        elif self._watch.done():
+            asyncio.get_running_loop().call_soon(self._left)
+        return partial(self._ends.pop, end, None)
+
+    async def aclose(self) -> None:
+        """Look no more."""
+        self._ends.clear()
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.wait([self._watch])
+            if not self._watch.cancelled():
+                self._watch.result()
+
+    def _left(self) -> None:
+        ends, self._ends = self._ends, {}
+        for end in list(ends):
+            end()
+        if self.answer is not None and not self.answer.done():
+            self.answer.set_result(None)
+
+
 class _Waiting:
     """A large answer that is made in a later turn of the loop."""
 
@@ -132,7 +179,7 @@ async def _stream(response: Stream, receive: Receive, send: Send, *, wanted: boo
     """Send an answer in pieces, as fast as the server takes them, until its end or until the client leaves."""
     source, unyielded = response.source, 0
     woken = asyncio.Event()
-    left = asyncio.ensure_future(_disconnected(receive, woken))
+    left = asyncio.ensure_future(_disconnected(receive, woken.set))
     try:
         await send({"type": "http.response.start", "status": response.status, "headers": _fields(response)})
         if wanted:
@@ -156,11 +203,11 @@ async def _stream(response: Stream, receive: Receive, send: Send, *, wanted: boo
             await left
 
 
-async def _disconnected(receive: Receive, woken: asyncio.Event) -> None:
+async def _disconnected(receive: Receive, then: Callable[[], None]) -> None:
     """Wait until the client has left."""
     while (await receive())["type"] != "http.disconnect":
         pass  # parts of a body that was read already
-    woken.set()
+    then()
 
 
 def _check_length(scope: Scope, body: bytes) -> None:
@@ -175,7 +222,7 @@ def _check_length(scope: Scope, body: bytes) -> None:
             raise RequestError(f"Content-Length is {shown}, the body has {len(body)} bytes; nothing was done")
 
 
-def _request(scope: Scope, method: str, body: bytes) -> Request:
+def _request(scope: Scope, method: str, body: bytes, client: _AsgiClient) -> Request:
     """Make the request, from `raw_path` if the server has it: a key's bytes are not always text, and `/` is not
     always `%2F`.
     """
@@ -192,13 +239,7 @@ def _request(scope: Scope, method: str, body: bytes) -> Request:
     if not is_host(headers.get(b"host", b"")):
         raise RequestError("the Host field is not one host name or address, with a port or without")
     query = cast("bytes", scope.get("query_string", b""))
-    return Request(method, path, query, headers, body, unusual=True, mount=mount, origin=_origin(scope))
-
-
-def _origin(scope: Scope) -> AddressOrigin:
-    """Where a request comes from, as the ASGI server says."""
-    client = scope.get("client")
-    return AddressOrigin(str(client[0]) if isinstance(client, list | tuple) and client else "")
+    return Request(method, path, query, headers, body, unusual=True, mount=mount, origin=client)
 
 
 def _fields(response: Response) -> Fields:
