@@ -40,6 +40,62 @@ def test_etcd_gateway_call_that_waits_ends_and_gives_up_its_place(route: str) ->
     run_simulation(main)
 
 
+@pytest.mark.parametrize("route", ["lock/lock", "election/campaign"])
+async def test_etcd_gateway_call_that_waits_ends_when_its_client_leaves(route: str) -> None:
+    wire = EtcdWire()
+    await wire.good("kv/put", {"key": b64("l/other"), "value": b64("")})
+    lease = (await wire.good("lease/grant", {"TTL": "600"}))["ID"]
+    await wire.open(route, {"name": b64("l"), "lease": lease})
+    await wire.settle()
+    assert wire.backend.store.get(b"l/%x" % int(lease)) is not None
+    wire.transport.abort()
+    await wire.settle()
+    assert len(wire.site.tasks) == 0
+    assert wire.backend.store.get(b"l/%x" % int(lease)) is None
+
+
+async def test_etcd_gateway_calls_that_wait_may_follow_one_another() -> None:
+    wire = EtcdWire()
+    for _ in range(3):
+        lease = (await wire.good("lease/grant", {"TTL": "600"}))["ID"]
+        key = (await wire.good("lock/lock", {"name": b64("l"), "lease": lease}))["key"]
+        await wire.good("lock/unlock", {"key": key})
+    wire.transport.abort()
+    await wire.settle()
+    assert len(wire.site.tasks) == 0
+
+
+async def test_etcd_caller_that_leaves_while_its_place_is_made_leaves_no_key() -> None:
+    calls = Calls()
+    lease = await calls.lease()
+    backend = calls.wire.backend
+    backend.hold = True
+    waiting = calls.start(LOCK, {"name": b"l", "lease": lease})
+    await calls.turns()
+    waiting.cancel()
+    await calls.turns()
+    backend.hold = False
+    backend.release()
+    await calls.turns()
+    assert (waiting.cancelled(), await calls.keys(b"l/")) == (True, [])
+
+
+async def test_etcd_caller_that_leaves_while_it_asks_again_keeps_what_it_holds() -> None:
+    calls = Calls()
+    lease = await calls.lease()
+    held = await calls.call(LOCK, {"name": b"l", "lease": lease})
+    backend = calls.wire.backend
+    backend.hold = True
+    waiting = calls.start(LOCK, {"name": b"l", "lease": lease})
+    await calls.turns()
+    waiting.cancel()
+    await calls.turns()
+    backend.hold = False
+    backend.release()
+    await calls.turns()
+    assert (waiting.cancelled(), await calls.keys(b"l/")) == (True, [held["key"]])
+
+
 def test_etcd_observer_that_leaves_before_a_leader_is_forgotten() -> None:
     async def main(_loop: SimLoop) -> None:
         wire = EtcdWire()

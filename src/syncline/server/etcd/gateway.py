@@ -3,8 +3,8 @@
 A route of a method that streams answers with `{"result": …}` messages, each in a chunk of its own. Clients read such an
 answer chunk by chunk, and some parse each chunk by itself.
 
-A lock or campaign waits `LONGEST_WAIT_S` at most. HTTP/1.1 tells of a client that has left only when something is
-written to it: without an end such calls would not end, and take a lock for a client that has left.
+A lock or campaign ends when its client leaves, and waits `LONGEST_WAIT_S` at most. If a client's machine or network has
+failed, nothing tells so until something is written to it: without an end the call would take a lock that is of no use.
 
 `/v3beta/…` and `/v3alpha/…` are older names of the same routes; clients ask for them when they find an older version.
 """
@@ -26,7 +26,7 @@ from syncline.server.etcd.gateway_stream import StreamBridge
 from syncline.server.etcd.json_codec import decode, decode_stream, encode
 from syncline.server.etcd.messages import Message
 from syncline.server.etcd.methods import METHODS, WAITING, Method
-from syncline.server.http.request import Request
+from syncline.server.http.request import ClientOrigin, Request
 from syncline.server.http.response import JSON, NO_STORE, TEXT, Respond, Response, bare, status_line
 from syncline.server.tasks import Tasks
 
@@ -85,12 +85,22 @@ class JsonGateway:
             respond(_refusal(error))
             return
         if method.name in WAITING:
-            self._tasks.spawn(self._wait(method, message, caller, respond), name=method.name)
+            self._tasks.spawn(self._wait(method, message, caller, request.origin, respond), name=method.name)
             return
         self._face.start(method, message, caller, partial(_answer, method, respond))
 
-    async def _wait(self, method: Method, message: Message, caller: EtcdCaller, respond: Respond) -> None:
-        """Carry out a call that waits for other clients. At the end of its time it gives up its place."""
+    async def _wait(
+        self, method: Method, message: Message, caller: EtcdCaller, origin: ClientOrigin | None, respond: Respond
+    ) -> None:
+        """Carry out a call that waits for other clients. At the end of its time, or if its client leaves, it gives up
+        its place."""
+        task = asyncio.current_task()
+        assert task is not None
+
+        def leave() -> None:
+            task.cancel()
+
+        stay = origin.when_left(leave) if origin is not None else None
         try:
             async with asyncio.timeout(LONGEST_WAIT_S):
                 answer = await self._face.call(method, message, caller)
@@ -100,6 +110,9 @@ class JsonGateway:
             _answer(method, respond, None, EtcdError(UNAVAILABLE, "etcdserver: request timed out"))
         else:
             _answer(method, respond, answer, None)
+        finally:
+            if stay is not None:
+                stay()
 
     def _stream(self, method: Method, request: Request, caller: EtcdCaller, respond: Respond) -> None:
         try:

@@ -105,23 +105,45 @@ class KeyQueue:
     ) -> tuple[bytes, int, Message | None, Message]:
         """Create the lease's key below `prefix`, unless it is there.
 
-        It returns the key, its create revision, its record if it was there, and the header.
+        It returns the key, its create revision, its record if it was there, and the header. A caller that leaves
+        meanwhile leaves no new key.
         """
         key = prefix + b"%x" % lease
-        answer = await self._face.call(
-            TXN,
-            {
-                "compare": [{"target": CREATE, "key": key, "create_revision": 0}],
-                "success": [{"request_put": {"key": key, "value": value, "lease": lease}}],
-                "failure": [{"request_range": {"key": key}}],
-            },
-            caller,
-        )
-        if answer.get("succeeded"):
+        request: Message = {
+            "compare": [{"target": CREATE, "key": key, "create_revision": 0}],
+            "success": [{"request_put": {"key": key, "value": value, "lease": lease}}],
+            "failure": [{"request_range": {"key": key}}],
+        }
+        entered: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._tasks.spawn(self._enter(request, key, entered, caller), name="take a place in a queue")
+        try:
+            answer = await entered
+        except asyncio.CancelledError:
+            if entered.done() and not entered.cancelled() and _has_created(entered.result()):
+                self._tasks.spawn(self._give_up(key, caller), name="give up a place in a queue")
+            raise
+        if _has_created(answer):
             return key, revision_of(answer), None, header_of(answer)
         [response] = cast("list[Message]", answer["responses"])
         [record] = records_of(cast("Message", response["response_range"]))
         return key, cast("int", record["create_revision"]), record, header_of(answer)
+
+    async def _enter(self, request: Message, key: bytes, entered: asyncio.Future[Message], caller: EtcdCaller) -> None:
+        """Carry out the transaction of `enter`, also if the caller leaves meanwhile."""
+        try:
+            answer = await self._face.call(TXN, request, caller)
+        except EtcdError as error:
+            if not entered.done():
+                entered.set_exception(error)
+                entered.exception()  # the caller may leave in this turn
+            return
+        except asyncio.CancelledError:
+            entered.cancel()
+            raise
+        if not entered.done():
+            entered.set_result(answer)
+        elif _has_created(answer):
+            await self._give_up(key, caller)
 
     async def wait(self, prefix: bytes, key: bytes, created: int, caller: EtcdCaller) -> Message:
         """Wait until `key` is the first below `prefix`; return the header of that moment.
@@ -208,6 +230,10 @@ async def _lasting(request: Message) -> AsyncIterator[Message]:
     """One message of a client that stays."""
     yield request
     await asyncio.get_running_loop().create_future()
+
+
+def _has_created(answer: Message) -> bool:
+    return bool(answer.get("succeeded"))
 
 
 def _is_delete(event: Message) -> bool:
