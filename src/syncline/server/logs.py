@@ -7,7 +7,9 @@ decides about handlers. `syncline serve` installs this formatter.
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final, TextIO
 
@@ -75,11 +77,43 @@ def _shown(value: object) -> str:
     return repr(text) if not text or any(c.isspace() or not c.isprintable() or c in "='\"" for c in text) else text
 
 
+class JournalFormatter(logging.Formatter):
+    """The lines of another formatter, each with its priority as systemd's journal reads it (sd-daemon(3)): so
+    `journalctl --priority warning` finds them. The journal takes it away."""
+
+    def __init__(self, lines: logging.Formatter) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = record.levelno
+        priority = next(number for least, number in _PRIORITIES if level >= least)
+        return "\n".join(f"<{priority}>{line}" for line in self._lines.format(record).split("\n"))
+
+
+_PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
+"""By the least level: the priority of syslog(3)."""
+
+
+def is_journal(stream: TextIO, environment: Mapping[str, str]) -> bool:
+    """Whether a stream is the one that systemd has connected with its journal: `JOURNAL_STREAM` has its device and
+    inode (systemd.exec(5)). A redirected stream is another."""
+    named = environment.get("JOURNAL_STREAM", "")
+    if not named:
+        return False
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):  # no file, or a closed one
+        return False
+    return named == f"{status.st_dev}:{status.st_ino}"
+
+
 def set_up_logging(*, level: str, style: str, node: str = "", stream: TextIO | None = None) -> logging.Handler:
     """Send everything of the process's log to `stream` (standard error), `style` "text" or "json"."""
-    formatter = JsonFormatter(node=node) if style == "json" else TextFormatter(node=node)
-    handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(formatter)
+    formatter: logging.Formatter = JsonFormatter(node=node) if style == "json" else TextFormatter(node=node)
+    out = stream or sys.stderr
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(JournalFormatter(formatter) if is_journal(out, os.environ) else formatter)
     root = logging.getLogger()
     root.setLevel(level.upper())
     root.addHandler(handler)
