@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 from syncline.client.calls import Key
 from syncline.client.coordination.calls import TimedCalls
 from syncline.client.coordination.lock_words import LockWords
-from syncline.client.held_lease import HeldLease, KeepAlives
+from syncline.client.held_lease import GATHER_S, HeldLease, KeepAlives
 from syncline.client.results import (
     DeleteResult,
     GrantedLease,
@@ -355,7 +355,7 @@ class VirtualKv(LockWords):
         async def end(lease: str, timeout_s: float) -> None:
             await self.revoke_lease(lease, timeout=timeout_s)
 
-        return HeldLease(lambda: self.grant_lease(ttl), end, self._keep_alives.keep, float)
+        return HeldLease(lambda: self.grant_lease(ttl), end, self._keep_alives.keep, self._keep_alives.pause_s, float)
 
     def hold_lease(self, lease: str | int) -> HeldLease:
         raise NotImplementedError
@@ -473,7 +473,7 @@ def virtual(scenario: Callable[[VirtualStore], Coroutine[Any, Any, None]]) -> No
         store = VirtualStore()
         await scenario(store)
         await asyncio.sleep(0)
-        await asyncio.sleep(10 * DELAY_S)
+        await asyncio.sleep(10 * DELAY_S + GATHER_S)
         left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         assert not left, left
         assert not store.watches

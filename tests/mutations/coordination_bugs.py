@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import TypeVar
 
 import pytest
 
 from syncline.client.coordination.place import Place, places_in
 from syncline.client.coordination.queue_claim import ItemClaim, QueueItem
-from syncline.client.held_lease import HeldLease
-from syncline.client.results import GrantedLease, KeyInfo
+from syncline.client.held_lease import HeldLease, KeepAlives
+from syncline.client.results import KeyInfo
 from syncline.client.txn import Compare, DeleteOp, Operation
 from syncline.errors import LeaseLost
 
@@ -55,23 +55,14 @@ def lock_taken_without_reading(patch: pytest.MonkeyPatch) -> None:
 
 def time_counted_from_the_answer(patch: pytest.MonkeyPatch) -> None:
     """A lease has its time from the moment at which the answer to a keep-alive is read."""
-    original = HeldLease.__init__
+    original = KeepAlives.keep
 
-    def make(
-        self: HeldLease,
-        begin: Callable[[], Awaitable[GrantedLease]],
-        end: Any,
-        keep: Callable[[str, float], Awaitable[float]],
-        asleep_s: Callable[[], float],
-    ) -> None:
-        async def keep_late(lease: str, timeout_s: float) -> float:
-            sent_s = asyncio.get_running_loop().time() + asleep_s()
-            ttl_s = await keep(lease, timeout_s)
-            return ttl_s and ttl_s + asyncio.get_running_loop().time() + asleep_s() - sent_s
+    async def keep_late(self: KeepAlives, lease: str, timeout_s: float) -> float:
+        sent_s = asyncio.get_running_loop().time()
+        ttl_s = await original(self, lease, timeout_s)
+        return ttl_s and ttl_s + asyncio.get_running_loop().time() - sent_s
 
-        original(self, begin, end, keep_late, asleep_s)
-
-    patch.setattr(HeldLease, "__init__", make)
+    patch.setattr(KeepAlives, "keep", keep_late)
 
 
 def release_deletes_the_first_key(patch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from syncline.client.held_lease import HeldLease, KeepAlives
+from syncline.client.held_lease import MOMENTS, HeldLease, KeepAlives
 from syncline.client.results import GrantedLease
 from syncline.errors import LeaseLost, NoLeader, OperationError, UsageError
 from syncline.testing.sim.loop import SimLoop, run_simulation
@@ -25,6 +26,7 @@ class Servers:
         self.error: OperationError | None = None
         self.gone = False
         self.delay_s = 0.1
+        self.ttl_s = TTL_S
         self.ended: list[str] = []
         self.asleep_s = 0.0
         self.keep_alives = KeepAlives(self.keep)
@@ -34,19 +36,21 @@ class Servers:
         await asyncio.sleep(min(self.delay_s, timeout_s))
         if self.error is not None:
             raise self.error
-        return [] if self.gone else [GrantedLease(name, TTL_S) for name in names]
+        return [] if self.gone else [GrantedLease(name, self.ttl_s) for name in names]
 
     def lease(self, name: str = LEASE, *, ends: bool = True) -> HeldLease:
         async def begin() -> GrantedLease:
             await asyncio.sleep(self.delay_s)
-            return GrantedLease(name, TTL_S)
+            return GrantedLease(name, self.ttl_s)
 
         async def end(ended: str, timeout_s: float) -> None:
             self.ended.append(ended)
             if self.error is not None:
                 raise self.error
 
-        return HeldLease(begin, end if ends else None, self.keep_alives.keep, lambda: self.asleep_s)
+        return HeldLease(
+            begin, end if ends else None, self.keep_alives.keep, self.keep_alives.pause_s, lambda: self.asleep_s
+        )
 
 
 def run(scenario: Callable[[Servers], Coroutine[Any, Any, None]]) -> None:
@@ -190,3 +194,57 @@ def test_thousands_of_held_leases_share_requests() -> None:
         assert len(servers.ended) == 2500
 
     run(scenario)
+
+
+def granted_one_by_one(servers: Servers, count: int) -> list[HeldLease]:
+    return [servers.lease(f"{number:016x}") for number in range(1, count + 1)]
+
+
+def test_held_leases_of_any_begin_are_kept_alive_at_shared_moments() -> None:
+    async def scenario(servers: Servers) -> None:
+        leases = granted_one_by_one(servers, 100)
+        for lease in leases:
+            await lease.__aenter__()
+            await asyncio.sleep(0.037)
+        servers.sent.clear()
+        await asyncio.sleep(5 * TTL_S)
+        assert len(servers.sent) <= 15 * MOMENTS + 1, "a lease has 15 keep-alives in this time"
+        for lease in leases:
+            moments_s = [sent_s for sent_s, names in servers.sent if lease.id in names]
+            pauses_s = [after - before for before, after in pairwise(moments_s)]
+            assert max(pauses_s) <= TTL_S / 3 + 0.001
+            assert min(pauses_s) >= TTL_S / 3 * (1 - 1 / MOMENTS) - 0.001
+            assert not lease.is_lost
+        await asyncio.gather(*(lease.__aexit__(None, None, None) for lease in leases))
+
+    run(scenario)
+
+
+def test_held_leases_are_kept_alive_in_time_with_slow_answers() -> None:
+    async def main(_: SimLoop) -> None:
+        for ttl_s in (2.0, 2.5, 7.0, 3600.0):
+            for delay_s in (0.0, 0.01, ttl_s / 13, ttl_s / 4):
+                servers = Servers()
+                servers.ttl_s, servers.delay_s = ttl_s, delay_s
+                async with servers.lease() as lease:
+                    await asyncio.sleep(4 * ttl_s)
+                    assert not lease.is_lost
+                    moments_s = [sent_s for sent_s, _ in servers.sent]
+                    pauses_s = [after - before for before, after in pairwise(moments_s)]
+                    assert all(0.75 * ttl_s / 3 <= pause_s <= ttl_s / 3 + delay_s + 0.06 for pause_s in pauses_s)
+
+    run_simulation(main)
+
+
+def test_held_leases_of_two_clients_have_moments_of_their_own() -> None:
+    async def main(_: SimLoop) -> None:
+        begun: list[Servers] = []
+        for number in range(3):
+            servers = Servers()
+            await servers.lease(f"{number + 1:016x}").__aenter__()
+            begun.append(servers)
+            await asyncio.sleep(0.2)
+        await asyncio.sleep(2 * TTL_S)
+        assert len({round(servers.sent[-1][0] % (TTL_S / 3 / MOMENTS), 3) for servers in begun}) == 3
+
+    run_simulation(main)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -19,6 +20,10 @@ __all__ = ["HeldLease", "HeldLeases", "KeepAlives"]
 KEEP_ALIVES: Final = 3
 """Keep-alives within the time of a lease: one may be lost, and an election pass, and it lives on."""
 
+MOMENTS: Final = 4
+"""The leases of a client share the moments of their keep-alives: so many within the time between two. A lease is kept
+alive up to a fourth of this time too early, and a request is for many leases, whenever they were granted."""
+
 GATHER_S: Final = 0.05
 """Keep-alives of the leases of one client wait so long for each other. A TTL is 2 s at least."""
 
@@ -27,6 +32,9 @@ RETRY_SHARE: Final = 0.05
 
 ENDS_AT_ONCE: Final = 16
 """Leases that are ended at the same time when a client is closed: each end is a request."""
+
+_ROUNDING: Final = 1e-6
+"""A moment that is a little later than now plus the period, by rounding alone, is taken."""
 
 REVOKE_S: Final = 5.0
 """How long the end of a block waits for the end of its lease. Without an answer the lease ends by itself."""
@@ -43,6 +51,20 @@ class KeepAlives:
         self._waiting: dict[str, asyncio.Future[float]] = {}
         self._timeout_s = 0.0
         self._tasks: dict[asyncio.Task[None], None] = {}
+        self._first_s: float | None = None
+        """A moment of all its leases. Each client has its own: programs that start one after the other must not all
+        ask at once."""
+
+    def pause_s(self, ttl_s: float) -> float:
+        """How long a lease that was just granted or kept alive waits for its next keep-alive."""
+        now_s = asyncio.get_running_loop().time()
+        if self._first_s is None:
+            self._first_s = now_s
+        period_s = ttl_s / KEEP_ALIVES
+        step_s = period_s / MOMENTS
+        latest_s = now_s - self._first_s + period_s
+        moment_s = math.floor(latest_s / step_s + _ROUNDING) * step_s
+        return moment_s + self._first_s - now_s
 
     async def keep(self, lease: str, timeout_s: float) -> float:
         """Keep a lease alive; its TTL in seconds, or 0 if it is gone. Raises the error of the request."""
@@ -151,12 +173,15 @@ class HeldLease:
         begin: Callable[[], Awaitable[GrantedLease]],
         end: Callable[[str, float], Awaitable[object]] | None,
         keep: Callable[[str, float], Awaitable[float]],
+        pause_s: Callable[[float], float],
         asleep_s: Callable[[], float],
     ) -> None:
-        """`begin` and `keep` give the lease its full time; `end` ends it. The number is a limit in seconds."""
+        """`begin` and `keep` give the lease its full time; `end` ends it. The number is a limit in seconds. `pause_s`
+        says how long a lease with a full time waits for its next keep-alive."""
         self._begin = begin
         self._end = end
         self._keep = keep
+        self._pause_s = pause_s
         self._asleep_s = asleep_s
         self._held: HeldLeases | None = None
         """Of the client, whose close ends it."""
@@ -252,7 +277,7 @@ class HeldLease:
                 await self._end(self.id, timeout_s)
 
     async def _run(self, lease: str) -> None:
-        pause_s = self.ttl_s / KEEP_ALIVES
+        pause_s = self._pause_s(self.ttl_s)
         while True:
             await asyncio.sleep(min(pause_s, max(0.0, self._end_s - self._now_s())))
             sent_s = self._now_s()
@@ -275,7 +300,7 @@ class HeldLease:
                 self._lose("it has ended on the servers")
                 return
             self._end_s = sent_s + ttl_s
-            pause_s = ttl_s / KEEP_ALIVES
+            pause_s = self._pause_s(ttl_s)
 
     def _lose(self, why: str) -> None:
         assert self._lost is not None

@@ -54,7 +54,9 @@ class HoldsLeases(ABC):
         async def end(lease: str, timeout_s: float) -> None:
             await self.revoke_lease(lease, timeout=timeout_s)
 
-        return self._held_leases.watched(HeldLease(begin, end, self._keep_alives.keep, self._asleep_s))
+        return self._held_leases.watched(
+            HeldLease(begin, end, self._keep_alives.keep, self._keep_alives.pause_s, self._asleep_s)
+        )
 
     def hold_lease(self, lease: str | int) -> HeldLease:
         """Keep a lease alive in a block that was granted before. It runs out after the block, and is not ended.
@@ -74,4 +76,6 @@ class HoldsLeases(ABC):
                 return kept[0]
             raise Rejected(f"there is no lease {name}", code="lease_not_found")
 
-        return self._held_leases.watched(HeldLease(begin, None, self._keep_alives.keep, self._asleep_s))
+        return self._held_leases.watched(
+            HeldLease(begin, None, self._keep_alives.keep, self._keep_alives.pause_s, self._asleep_s)
+        )
