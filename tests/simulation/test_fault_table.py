@@ -23,6 +23,7 @@ CLIENTS = {
     "etcd-clients",
     "etcd-watches",
     "etcd-leases",
+    "http-clients",
 }
 """They make calls all the time, so a shorter run has each kind of call."""
 

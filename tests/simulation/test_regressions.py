@@ -17,7 +17,7 @@ from syncline.testing.sim.seeds import Options, SeedReport, run_seed
 from syncline.testing.sim.server import Condition, SimServer
 from syncline.testing.sim.workers import usual_delay
 
-NEWER = ("coordination", "etcd-clients")
+NEWER = ("coordination", "etcd-clients", "http-clients")
 """Actors that came later than these seeds were found. They cost more steps than all that the seeds are about."""
 
 

@@ -40,6 +40,7 @@ UNKNOWN = {
 """Their outcome is `unknown` unless the raiser knows better: all others say that a retry is safe."""
 
 OWN_WAITS = {
+    "connection": "a dial in the simulated network",
     "ask": "a connection of the client, which raises `ConnectFailed` and `ConnectionLost`",
     "_stopped": "an event",
     "run_load": "a dial",

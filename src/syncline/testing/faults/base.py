@@ -24,10 +24,11 @@ from syncline.testing.invariants.proposals import Proposed
 from syncline.testing.sim.changes import ChangeRecord
 from syncline.testing.sim.disk import DiskFault, Survival
 from syncline.testing.sim.operations import Operator, Unknown
+from syncline.testing.sim.recovery import FinalRecovery
 from syncline.testing.sim.server import Condition, SimServer
 from syncline.testing.sim.workload import Workload
 
-__all__ = ["Claims", "Fault", "Trouble", "WatchingClient"]
+__all__ = ["Claims", "Fault", "HttpClients", "Trouble", "WatchingClient"]
 
 Fault = Callable[["Trouble"], Awaitable[None]]
 
@@ -42,6 +43,14 @@ class WatchingClient(Protocol):
 
     async def finish(self) -> None:
         """After the faults: be told what is left."""
+        ...
+
+
+class HttpClients(Protocol):
+    """Clients of the servers' HTTP ports."""
+
+    async def finish(self, recovery: FinalRecovery) -> None:
+        """After the faults: have answers to all that was asked, and ask once more."""
         ...
 
 
@@ -65,6 +74,8 @@ class Claims:
         """All that was applied in the run."""
         self.watchers: list[WatchingClient] = []
         """Clients that watch keys, until the run is over."""
+        self.http_clients: list[HttpClients] = []
+        """Clients of the servers' HTTP ports, until the run is over."""
         self.crews: list[Crew] = []
         """Client processes with locks, until the run is over."""
 
@@ -86,6 +97,7 @@ class Trouble:
         self.changes: ChangeRecord | None = claims.changes
         self.watchers: list[WatchingClient] = claims.watchers
         self.crews: list[Crew] = claims.crews
+        self.http_clients: list[HttpClients] = claims.http_clients
         self.verdict: Verdict = verdict
 
     @property

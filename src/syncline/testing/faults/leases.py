@@ -10,9 +10,10 @@ from syncline.kv.commands import LeaseGrant, LeaseRevoke, encode_command
 from syncline.kv.machine import KvMachine
 from syncline.testing.faults.asking import ask_node, lease_calls
 from syncline.testing.faults.base import Trouble
+from syncline.testing.sim.recovery import LEASE_ELECTIONS
 from syncline.testing.sim.server import SimServer
 
-__all__ = ["LASTS", "SURE", "leases"]
+__all__ = ["LASTS", "SURE", "Holder", "leases"]
 
 LASTS: Final = "a lease lasts for the time that was promised"
 
@@ -26,11 +27,25 @@ LOOK_S: Final = 0.02
 async def leases(trouble: Trouble) -> None:
     """Some clients hold one lease after the other, keep them alive through any node, and check what they are told."""
     seeds = [trouble.rng.getrandbits(64) for _ in range(HOLDERS)]
-    await asyncio.gather(*(_Holder(trouble, random.Random(seed)).run() for seed in seeds))
+    await asyncio.gather(*(Holder(trouble, random.Random(seed)).run() for seed in seeds))
 
 
-class _Holder:
-    def __init__(self, trouble: Trouble, rng: random.Random) -> None:
+class Holder:
+    """Has one lease at a time, and relies on it for the time that it was promised.
+
+    `most_keeps`: how often a lease is kept alive at most. `pauses`: the time between two keep-alives, in TTLs.
+    `ttls`: the TTL of a lease, in election timeouts.
+    """
+
+    def __init__(
+        self,
+        trouble: Trouble,
+        rng: random.Random,
+        *,
+        most_keeps: int = 8,
+        pauses: tuple[float, float] = (0.1, 0.7),
+        ttls: tuple[float, float] = (1.0, LEASE_ELECTIONS),
+    ) -> None:
         self._trouble = trouble
         self._rng = rng
         self._loop = trouble.cluster.loop
@@ -41,13 +56,16 @@ class _Holder:
         self._known = 0
         """A node that has applied this index has applied the grant."""
         self._leaps = 0
+        self._most_keeps = most_keeps
+        self._pauses = pauses
+        self._ttls = ttls
 
     async def run(self) -> None:
         while True:
             await self._trouble.wait(1.0)
             if await self._grant():
-                for _ in range(self._rng.randint(0, 8)):
-                    await self._pass(self._rng.uniform(0.1, 0.7) * self._ttl_ms / 1000)
+                for _ in range(self._rng.randint(0, self._most_keeps)):
+                    await self._pass(self._rng.uniform(*self._pauses) * self._ttl_ms / 1000)
                     await self._keep_alive()
                 await self._pass(self._rng.uniform(0.0, 1.5) * self._ttl_ms / 1000)
                 self._sure_s = 0.0
@@ -60,7 +78,7 @@ class _Holder:
 
     async def _grant(self) -> bool:
         self._lease = self._rng.getrandbits(62) + 1
-        self._ttl_ms = int(self._rng.uniform(1.0, 6.0) * self._trouble.election_s * 1000)
+        self._ttl_ms = int(self._rng.uniform(*self._ttls) * self._trouble.election_s * 1000)
         command = encode_command(LeaseGrant(self._lease, self._ttl_ms))
         sent_s, leaps = self._loop.true_time(), self._loop.leaps
         answer = await ask_node(self._trouble, self._rng, lambda raft: raft.apply(command, timeout=1.0))
@@ -73,16 +91,23 @@ class _Holder:
 
     async def _keep_alive(self) -> None:
         sent_s, leaps, lease = self._loop.true_time(), self._loop.leaps, self._lease
+        ttl_ms = await self.ask_for_time(lease)
+        if ttl_ms is None:
+            return
+        if ttl_ms:
+            self._sure_s, self._leaps = max(self._sure_s, sent_s + SURE * self._ttl_ms / 1000), leaps
+        elif self._is_sure():
+            self._broken("a keep-alive is told that it is gone")
+
+    async def ask_for_time(self, lease: int) -> int | None:
+        """Keep a lease alive on some node: its full time in ms, 0 if there is no such lease, None without an answer."""
         answer = await ask_node(
             self._trouble, self._rng, lambda raft: lease_calls(self._trouble, raft).keep_alive([lease], 1.0)
         )
         if answer is None:
-            return
+            return None
         [time], _ = answer
-        if time.ttl_ms:
-            self._sure_s, self._leaps = max(self._sure_s, sent_s + SURE * self._ttl_ms / 1000), leaps
-        elif self._is_sure():
-            self._broken("a keep-alive is told that it is gone")
+        return time.ttl_ms
 
     async def _pass(self, seconds: float) -> None:
         """Let time pass, and look at each node that must have the lease."""

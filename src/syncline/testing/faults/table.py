@@ -14,6 +14,7 @@ from syncline.testing.faults import (
     etcd_leases,
     etcd_watches,
     history,
+    http_clients,
     joints,
     leases,
     locks,
@@ -31,7 +32,7 @@ from syncline.testing.faults import (
 )
 from syncline.testing.faults.base import Fault
 
-__all__ = ["FAULTS", "LATER", "PENDING"]
+__all__ = ["APART", "FAULTS", "LATER", "PENDING"]
 
 FAULTS: Final[dict[str, Fault]] = {
     "kill": processes.kill,
@@ -104,6 +105,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "etcd-clients": etcd_clients.etcd_clients,
     "etcd-watches": etcd_watches.etcd_watches,
     "etcd-leases": etcd_leases.etcd_leases,
+    "http-clients": http_clients.http_clients,
 }
 
 LATER: Final[dict[str, float]] = {
@@ -142,9 +144,13 @@ LATER: Final[dict[str, float]] = {
     "etcd-clients": 0.2,
     "etcd-watches": 0.15,
     "etcd-leases": 0.1,
+    "http-clients": 0.25,
 }
 """The share of seeds that have each of the faults that came when there were seeds already whose failures are
 remembered: drawn apart, so that to most of those seeds nothing has changed."""
+
+APART: Final[frozenset[str]] = frozenset({"http-clients"})
+"""Faults whose numbers come from a stream of their own: without them a seed is what it was before they were there."""
 
 PENDING: Final[frozenset[str]] = frozenset()
 """Faults that the product does not survive always: no seed draws them, and `--faults` makes them."""

@@ -32,7 +32,7 @@ from syncline.testing.linearizability.history import (
     Written,
 )
 
-__all__ = ["check_outcomes"]
+__all__ = ["ONCE", "ORDER", "TOLD", "check_outcomes"]
 
 TOLD: Final = "every answer fits the log"
 ONCE: Final = "acknowledged writes are there once, refused ones never"

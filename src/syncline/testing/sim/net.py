@@ -47,6 +47,7 @@ class SimHost:
     def __init__(self, name: str, network: SimNetwork) -> None:
         self.name = name
         self.up = True
+        self.is_apart = False
         self.crashes = 0
         self.listeners: dict[int, _Listener] = {}
         self._network = network
@@ -184,6 +185,12 @@ class SimNetwork:
             self.hosts[name] = SimHost(name, self)
         return self.hosts[name]
 
+    def host_apart(self, name: str) -> SimHost:
+        """The host of that name, which stays connected with both sides of a `partition`: only a `cut` separates it."""
+        host = self.host(name)
+        host.is_apart = True
+        return host
+
     # -- faults
 
     def cut(self, one: str, other: str, *, one_way: bool = False) -> None:
@@ -208,7 +215,7 @@ class SimNetwork:
     def partition(self, *groups: Iterable[str]) -> None:
         """Cut every pair whose two hosts are in different groups, and heal all others."""
         group_of = {name: number for number, group in enumerate(groups) for name in group}
-        for one, other in combinations(self.hosts, 2):
+        for one, other in combinations([name for name, host in self.hosts.items() if not host.is_apart], 2):
             if group_of.get(one) != group_of.get(other):
                 self.cut(one, other)
             else:

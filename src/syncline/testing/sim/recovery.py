@@ -14,7 +14,7 @@ from syncline.testing.sim.disk import CAPACITY_BYTES
 from syncline.testing.sim.operations import PATIENCE_S, Operator
 from syncline.testing.sim.server import Condition, SimServer
 
-__all__ = ["LEASES_END", "LONGEST_TTL_S", "FinalRecovery"]
+__all__ = ["LEASES_END", "LEASE_ELECTIONS", "LONGEST_TTL_S", "FinalRecovery"]
 
 LEASES_END: Final = "leases end after the faults"
 

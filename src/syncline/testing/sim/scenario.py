@@ -18,7 +18,7 @@ from syncline.kv.compactor import DEFAULT_HISTORY_REVISIONS
 from syncline.node.state_digest import DIGEST_INTERVAL
 from syncline.testing.cluster import CLOCKS_OFF_S, Observer, Settings, SimCluster
 from syncline.testing.faults.base import Claims, Trouble
-from syncline.testing.faults.table import FAULTS, LATER, PENDING
+from syncline.testing.faults.table import APART, FAULTS, LATER, PENDING
 from syncline.testing.invariants.base import Facts, Verdict
 from syncline.testing.invariants.outcomes import check_outcomes
 from syncline.testing.invariants.proposals import check_proposed
@@ -63,6 +63,7 @@ class Scenario:
         observer: Observer,
     ) -> None:
         self._loop = loop
+        self._seed = seed
         self._rng = rng = random.Random(f"{seed} scenario")
         self._nodes = nodes
         self._sim_seconds = sim_seconds
@@ -82,7 +83,7 @@ class Scenario:
             digest_interval=random.Random(f"{seed} digests").choice(DIGEST_INTERVALS),
             lease_checkpoint_s=random.Random(f"{seed} leases").choice(LEASE_CHECKPOINTS_S),
             unread_bytes=random.Random(f"{seed} unread").choice(UNREAD_BYTES),
-            serves_http="coordination" in self._drawn,
+            serves_http="coordination" in self._drawn or "http-clients" in self.faults,
             clocks_off_s=CLOCKS_OFF_S,
             history_revisions=_history_revisions(seed) if "history" in self._drawn else DEFAULT_HISTORY_REVISIONS,
         )
@@ -128,6 +129,8 @@ class Scenario:
         await recovery.leases()
         for watcher in self._claims.watchers:
             await watcher.finish()
+        for client in self._claims.http_clients:
+            await client.finish(recovery)
         await recovery.answers(self.workload.unanswered, self.workload.timeout_s)
         history = self.history()
         check_outcomes(self._facts, history, self._verdict)
@@ -148,7 +151,7 @@ class Scenario:
 
     def _trouble(self, name: str) -> asyncio.Task[None] | None:
         """Start a fault. One that is left out takes its part of the chance, so that the others stay as they are."""
-        rng = random.Random(self._rng.getrandbits(64))
+        rng = random.Random(f"{self._seed} {name}'s" if name in APART else self._rng.getrandbits(64))
         trouble = Trouble(self.cluster, rng, rng.choice([1.0, 4.0, 4.0, 10.0]), self._claims, self._verdict)
         return asyncio.ensure_future(self._run_fault(name, trouble)) if name in self.faults else None
 

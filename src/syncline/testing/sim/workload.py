@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from syncline.testing.cluster import SimCluster
@@ -30,6 +30,9 @@ __all__ = ["Chooser", "Workload"]
 
 PAUSE_S: Final = 0.5
 """After a request that failed: a client that is refused does not hammer."""
+
+WEIGHTS: Final = (4, 4, 2, 1, 3, 2)
+"""Of puts, reads, stale reads, deletes, swaps and transactions."""
 
 
 class Workload:
@@ -85,7 +88,9 @@ class Workload:
 class Chooser:
     """One client's choices."""
 
-    def __init__(self, workload: Workload, name: str, seed: int, timeout_s: float) -> None:
+    def __init__(
+        self, workload: Workload, name: str, seed: int, timeout_s: float, *, weights: Sequence[int] = WEIGHTS
+    ) -> None:
         self.client: SimClient = SimClient(name, workload.recorder, timeout_s=timeout_s)
         self._workload = workload
         self._rng = random.Random(seed)
@@ -94,7 +99,7 @@ class Chooser:
         self._revisions: dict[bytes, int] = {}
         self._values: dict[bytes, bytes] = {}
         kinds = [self._put, self._read, self._stale, self._delete, self._swap, self._txn]
-        self._kinds = self._rng.choices(kinds, weights=[4, 4, 2, 1, 3, 2], k=40)
+        self._kinds = self._rng.choices(kinds, weights=weights, k=40)
 
     async def run(self) -> None:
         workload, rng = self._workload, self._rng
@@ -104,14 +109,21 @@ class Chooser:
             if server is None:
                 await asyncio.sleep(PAUSE_S)
                 continue
-            request = rng.choice(self._kinds)(rng.choice(workload.keys))
+            request = self.call()
             result = await self.client.ask(server, request)
             if result is None or isinstance(result, NotApplied):
                 await asyncio.sleep(rng.uniform(0.0, PAUSE_S))
-            elif isinstance(request, ReadCall | PutCall):
-                self._learn(request, result)
+            else:
+                self.learn(request, result)
 
-    def _learn(self, request: ReadCall | PutCall, result: object) -> None:
+    def call(self) -> Call:
+        """The next request of this client."""
+        return self._rng.choice(self._kinds)(self._rng.choice(self._workload.keys))
+
+    def learn(self, request: Call, result: object) -> None:
+        """Take note of what the key of a read or a put holds."""
+        if not isinstance(request, ReadCall | PutCall):
+            return
         if isinstance(result, Seen):
             self._revisions[request.key] = result.mod_revision
             if result.value is not None:
@@ -121,6 +133,10 @@ class Chooser:
         elif isinstance(result, Written) and isinstance(request, PutCall):
             self._revisions[request.key] = result.revision
             self._values[request.key] = request.value
+
+    def read(self) -> Call:
+        """A linearizable read."""
+        return self._read(self._rng.choice(self._workload.keys))
 
     def write(self) -> Call:
         """A put, a swap, a delete or a transaction."""
