@@ -6,6 +6,7 @@ from tests.mutations.catalogue import MUTATIONS, Mutation
 from tests.mutations.coordination import COORDINATION
 from tests.mutations.failover import FAILOVER
 from tests.mutations.history_bugs import HISTORY
+from tests.mutations.http import HTTP
 from tests.mutations.leases import LEASES
 from tests.mutations.machines import MACHINES
 from tests.mutations.newer import NEWER
@@ -19,6 +20,7 @@ ALL: tuple[Mutation, ...] = (
     *NEWER,
     *FAILOVER,
     *HISTORY,
+    *HTTP,
     *LEASES,
     *SESSIONS,
     *MACHINES,

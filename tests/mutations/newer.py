@@ -13,7 +13,7 @@ from tests.mutations import disks, nodes, published
 from tests.mutations.catalogue import Hunt, Mutation, crash_hunt, simulator_hunt, test_hunt, trace_hunt
 from tests.mutations.hunters import clusters, simulator
 
-__all__ = ["NEWER"]
+__all__ = ["NEWER", "default_seeds"]
 
 
 def _cores(expects: str, limit: int, settings: Callable[[random.Random], Settings] = Settings.hostile) -> Hunt:
@@ -22,7 +22,7 @@ def _cores(expects: str, limit: int, settings: Callable[[random.Random], Setting
     return Hunt("hostile cores" if kind == "hostile" else f"cores with {kind}", clusters(settings), expects, limit)
 
 
-def _default_seeds(expects: str, limit: int = 40) -> Hunt:
+def default_seeds(expects: str, limit: int = 40) -> Hunt:
     """What `python -m syncline.testing.simulate --seeds 1-40 --sim-seconds 2` runs."""
     return Hunt("default seeds", simulator(Options(sim_seconds=2.0)), expects, limit, slow=True)
 
@@ -136,7 +136,7 @@ NEWER: tuple[Mutation, ...] = (
         nodes.missing_log_taken_for_a_new_one,
         (
             simulator_hunt("nothing durable is forgotten", "lost-log"),
-            _default_seeds("nothing durable is forgotten"),
+            default_seeds("nothing durable is forgotten"),
         ),
     ),
     Mutation(
