@@ -59,6 +59,10 @@ class LogSite(EngineSite, Protocol):
         """Kill the backend, and start it again with all that it has acknowledged."""
         ...
 
+    async def forget_machine(self) -> None:
+        """Remove the name of the machine that the log notes: an earlier version has noted none."""
+        ...
+
     async def save(self) -> None:
         """Keep a backup of the backend."""
         ...

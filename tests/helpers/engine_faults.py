@@ -65,6 +65,9 @@ class FaultyBackend:
     async def start(self) -> int:
         return await self._call(self.inner.start)
 
+    async def claim(self, machine: str) -> str:
+        return await self._call(lambda: self.inner.claim(machine))
+
     async def renew(self, log_id: int) -> None:
         await self._call(lambda: self.inner.renew(log_id))
 

@@ -18,6 +18,7 @@ from syncline.engines.replica import LogReplica, open_log
 from syncline.platform.world import World
 from tests.helpers.engine_checks import EVERY, ON_LOGS, Check, LogCheck
 from tests.helpers.engine_faults import FaultyBackend
+from tests.helpers.engine_machine_checks import MACHINES
 from tests.helpers.engine_replaced_checks import REPLACED
 from tests.helpers.node_cluster import Cluster
 
@@ -48,6 +49,9 @@ class MemorySite:
         await asyncio.sleep(0.05)
         for backend in self.faulty:
             backend.cut = False
+
+    async def forget_machine(self) -> None:
+        self.log.machine = ""
 
     async def save(self) -> None:
         self._saved = copy.deepcopy((self.log.head, self.log.records, self.log.by_key))
@@ -103,7 +107,7 @@ async def test_engine_memory_conforms(check: Check) -> None:
         await check(site)
 
 
-@pytest.mark.parametrize("check", [*ON_LOGS, *REPLACED], ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", [*ON_LOGS, *REPLACED, *MACHINES], ids=lambda check: check.__name__)
 @pytest.mark.usefixtures("quick")
 async def test_engine_memory_log_conforms(check: LogCheck) -> None:
     async with memory_site() as site:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import syncline
 from syncline import Machine, OnceKey, Raft, Store, command
 from syncline.client.coordination.lock import Lock
+from syncline.engines.memory import shared_log
 from syncline.errors import (
     Closed,
     ConfigError,
@@ -316,8 +318,11 @@ async def test_store_refuses_the_log_of_a_machine_and_the_other_way_round() -> N
     listing = Listing()
     async with syncline.open("memory:list", listing) as node:
         await node.apply(b"one")
-        with pytest.raises(NodeFailed, match="this log is of another state machine"):
+        with pytest.raises(NodeFailed, match=r"machine 'Listing', and a store is the machine 'syncline\.Store'"):
             await Store.open("memory:list")
+        shared_log("list", random.Random(1)).machine = ""
+        with pytest.raises(NodeFailed, match="this log is of another state machine"):
+            await Store.open("memory:list")  # its entries tell, if an earlier version has written them
         await node.read_index()
         assert listing.items == [b"one"]
 

@@ -124,6 +124,16 @@ class LogBackend(Protocol):
         """
         ...
 
+    async def claim(self, machine: str) -> str:
+        """Note the name of the machine whose log this is, if none is noted; with an empty name only look. Returns the
+        name that is noted, which is never replaced; empty: none is, or the backend can't note it.
+
+        Raises:
+            LogReplaced: the log was removed, or made again.
+            BackendFull: there is no room.
+        """
+        ...
+
     async def renew(self, log_id: int) -> None:
         """Give the log another id. All that have it open stop with LogReplaced, but for this one."""
         ...

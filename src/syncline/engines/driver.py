@@ -10,6 +10,7 @@ the one of before (`LogReplaced`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -31,7 +32,7 @@ from syncline.node.applier import Outcome as WorkOutcome
 from syncline.node.events import Event, Events, NodeStopped, RoleChanged, SnapshotInstalled
 from syncline.node.fsm import FSM, CheckingFSM
 from syncline.node.looks import LookWork
-from syncline.node.machine import CommandCheck, release
+from syncline.node.machine import CommandCheck, check_log_machine, machine_name, release
 from syncline.node.running import Running
 from syncline.platform.once import start_once
 from syncline.platform.world import World
@@ -75,6 +76,7 @@ class EngineDriver:
     def __init__(self, backend: LogBackend, fsm: FSM[object], world: World, name: str) -> None:
         self.backend: LogBackend = backend
         self.fsm: FSM[object] = fsm
+        self._machine = machine_name(fsm)
         self.world: World = world
         self.running: Running = Running()
         self.loop: asyncio.AbstractEventLoop = self.running.loop
@@ -91,6 +93,7 @@ class EngineDriver:
             self.commands,
             lambda: self.taker,
             self._reach_head,
+            self._claim,
             origin=self.origin,
             rng=world.rng,
             wall_time_s=world.wall_time_s,
@@ -132,6 +135,9 @@ class EngineDriver:
         await self._in_time(OPEN_S, self._connect())
         await self._in_time(SNAPSHOT_S, self._begin())
         head = await self._in_time(OPEN_S, self._head())
+        if not head:  # no program has appended to it yet
+            with contextlib.suppress(BackendLost):  # the first append claims it
+                await self._in_time(OPEN_S, self.contact.attempt(self._claim()))
         for work in (self._read_log, self.outbox.run, self._confirm_reads):
             self._tasks.append(self.loop.create_task(self._guarded(work)))
         seen, silent_s = -1, self.loop.time()
@@ -161,6 +167,7 @@ class EngineDriver:
         while True:
             try:
                 self.taker = LogTaker(await self.backend.start(), self.backend.name)
+                check_log_machine(self.fsm, await self.backend.claim(""))
             except BackendLost as error:
                 await self.contact.pause(error)
             else:
@@ -179,6 +186,10 @@ class EngineDriver:
                 return await self.contact.attempt(self.backend.confirm(self.taker.mark))
             except BackendLost as error:
                 await self.contact.pause(error)
+
+    async def _claim(self) -> None:
+        """Note whose log it is. Raises NodeFailed if it is another machine's, which could not apply our entries."""
+        check_log_machine(self.fsm, await self.backend.claim(self._machine))
 
     async def _guarded(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
         try:

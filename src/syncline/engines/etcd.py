@@ -67,6 +67,7 @@ class EtcdBackend:
         base = url.log.encode()
         self._id, self._head, self._trim = base + b"/id", base + b"/head", base + b"/trim"
         self._log, self._leader = base + b"/log/", base + b"/leader"
+        self._machine = base + b"/machine"
         self._snaps, self._current = base + b"/snap/", base + b"/snap/current"
         self._news = asyncio.Event()
         self._watch = EtcdWatch(self._client, self._log, self._news)
@@ -98,6 +99,21 @@ class EtcdBackend:
             raise NodeFailed(f"{self.name} has format {identity.format}; this version of Syncline reads {FORMAT}")
         self._made = held.mod_revision
         return identity.id
+
+    async def claim(self, machine: str) -> str:
+        """Note the machine in a key of its own, which earlier versions do not know."""
+        looks = [read_only(self._machine), read_only(self._id, keys_only=True)]
+        if machine:
+            compare = [_unchanged(self._id, self._made), _absent(self._machine)]
+            answer = await self._client.txn(compare, [_put(self._machine, machine.encode())], looks)
+            if answer.succeeded:
+                return machine
+        else:
+            answer = await self._client.txn([], looks, writes=False)
+        noted, made = [response.response_range.kvs for response in answer.responses]
+        if not made or made[0].mod_revision != self._made:
+            raise LogReplaced(f"{self.name}: the log was removed, or made again")
+        return noted[0].value.decode(errors="replace") if noted else ""
 
     async def renew(self, log_id: int) -> None:
         """Give the log another id."""

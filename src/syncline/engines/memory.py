@@ -36,6 +36,8 @@ class MemoryLog:
 
     def __init__(self, rng: random.Random) -> None:
         self.id: int = rng.getrandbits(62) + 1
+        self.machine: str = ""
+        """The name of the machine whose log it is; empty: not noted yet."""
         self.head: int = 0
         """The newest position."""
         self.trimmed: int = 0
@@ -104,6 +106,13 @@ class MemoryBackend:
         self.log.listen(self._news)
         self._id = self.log.id
         return self._id
+
+    async def claim(self, machine: str) -> str:
+        """Note the machine, if none is noted."""
+        if self.log.id != self._id:
+            raise LogReplaced(f"{self.name}: the log was made again")
+        self.log.machine = self.log.machine or machine
+        return self.log.machine
 
     async def renew(self, log_id: int) -> None:
         """Give the log another id."""

@@ -39,7 +39,8 @@ class CommandOutbox:
     """Sends what is queued in `commands`.
 
     `taker` is the log as it is read here: a callable, because a snapshot replaces it. `reach` waits until the log was
-    taken up to a confirmed position. `origin` is the node's id in its proposals.
+    taken up to a confirmed position. `claim` raises if the log is of another machine. `origin` is the node's id in its
+    proposals.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class CommandOutbox:
         commands: PendingCommands,
         taker: Callable[[], LogTaker],
         reach: Callable[[], Awaitable[None]],
+        claim: Callable[[], Awaitable[None]],
         *,
         origin: int,
         rng: random.Random,
@@ -59,6 +61,7 @@ class CommandOutbox:
         self._commands = commands
         self._taker = taker
         self._reach = reach
+        self._claim = claim
         self._origin = origin
         self._rng = rng
         self._wall_time_s = wall_time_s
@@ -130,6 +133,7 @@ class CommandOutbox:
         writer = self._rng.getrandbits(WRITER_BITS) + 1
         while self._waited_for(self._commands.queue):
             try:
+                await self._contact.attempt(self._claim())
                 await self._contact.attempt(self._append((writer, 1), self._encode([]), 0))
             except BackendFull as error:
                 self._no_space(list(self._commands.queue), error)

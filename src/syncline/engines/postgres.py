@@ -43,6 +43,7 @@ WAIT_S: Final = 0.1
 PAGE_RECORDS: Final = 32
 FIRST_POLL_S: Final = 0.005
 LAST_POLL_S: Final = 0.05
+COLUMN_MS: Final = 1_000
 TABLES_LOCK: Final = 0x53796E63
 
 log: Final = logging.getLogger("syncline.engines")
@@ -51,7 +52,7 @@ _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS syncline_head (
     log text PRIMARY KEY, id bigint NOT NULL, format int NOT NULL, next bigint NOT NULL DEFAULT 1,
     epoch bigint NOT NULL DEFAULT 0, trim bigint NOT NULL DEFAULT 0, snap bigint NOT NULL DEFAULT 0,
-    holder text, until timestamptz
+    holder text, until timestamptz, machine text
 ) WITH (fillfactor = 10);
 CREATE TABLE IF NOT EXISTS syncline_entries (
     log text NOT NULL, idx bigint NOT NULL, writer bigint NOT NULL, seq bigint NOT NULL, body bytea NOT NULL,
@@ -61,6 +62,14 @@ CREATE TABLE IF NOT EXISTS syncline_snapshots (
     log text NOT NULL, idx bigint NOT NULL, part int NOT NULL, body bytea NOT NULL, PRIMARY KEY (log, idx, part)
 );
 """
+
+_FOUND: Final = """
+SELECT to_regclass('syncline_head') IS NOT NULL AND to_regclass('syncline_snapshots') IS NOT NULL, EXISTS (
+    SELECT 1 FROM pg_attribute
+    WHERE attrelid = to_regclass('syncline_head') AND attname = 'machine' AND NOT attisdropped
+)
+"""
+"""Whether the tables are there, and whether they were made by a version that notes the machine of a log, or since."""
 
 _READ: Final = """
 SELECT h.id, h.next, h.trim, m.writer, m.seq, e.idx, e.writer, e.seq, e.body
@@ -216,6 +225,7 @@ class PostgresBackend:
         self._news = asyncio.Event()
         self._poll_s = FIRST_POLL_S
         self._checked = False
+        self._notes_machine = True
 
     async def check_settings(self, connection: Any) -> None:
         """Refuse a server that may lose what it has acknowledged.
@@ -249,13 +259,15 @@ class PostgresBackend:
     async def start(self) -> int:
         """Make the tables and the row of the log, if they are not there."""
         async with self._other.use() as cursor:
-            found = await _row(cursor, "SELECT to_regclass('syncline_head'), to_regclass('syncline_snapshots')")
-            made = found is not None and None not in found
+            made, self._notes_machine = await _row(cursor, _FOUND) or (False, False)
         if not made:
             async with self._other.use(transaction=True) as cursor:
                 await cursor.execute("SELECT pg_advisory_xact_lock(%s)", [TABLES_LOCK])
                 for statement in _TABLES.split(";")[:-1]:
                     await cursor.execute(statement)
+                self._notes_machine = bool((await _row(cursor, _FOUND) or (True, False))[1])
+        if not self._notes_machine:
+            await self._add_column()
         async with self._other.use() as cursor:
             row = await _row(cursor, "SELECT id, format FROM syncline_head WHERE log = %s", [self._log])
             if row is None:
@@ -270,6 +282,34 @@ class PostgresBackend:
             raise NodeFailed(f"{self.name} has format {row[1]}; this version of Syncline reads format {FORMAT}")
         self._id = row[0]
         return self._id
+
+    async def _add_column(self) -> None:
+        """Add the column for the machine to tables of an earlier version. Without it all goes on as it did there."""
+        try:
+            async with self._other.use(transaction=True) as cursor:
+                await cursor.execute(f"SET LOCAL lock_timeout = {COLUMN_MS}")  # every node would wait behind this
+                await cursor.execute("ALTER TABLE syncline_head ADD COLUMN IF NOT EXISTS machine text")
+        except (ConfigError, BackendLost) as error:
+            log.warning(
+                "the log does not note which machine it is of, so a program with a wrong URL is not refused: %s. Let"
+                " the owner of the table run: ALTER TABLE syncline_head ADD COLUMN machine text (docs/engines.md)",
+                error,
+            )
+        else:
+            self._notes_machine = True
+
+    async def claim(self, machine: str) -> str:
+        """Note the machine in the row of the log."""
+        noting = "UPDATE syncline_head SET machine = %s WHERE log = %s AND id = %s AND machine IS NULL"
+        async with self._other.use() as cursor:
+            if not self._notes_machine:
+                return ""
+            if machine:
+                await cursor.execute(noting, [machine, self._log, self._id])
+            row = await _row(cursor, "SELECT id, machine FROM syncline_head WHERE log = %s", [self._log])
+        if row is None or row[0] != self._id:
+            raise LogReplaced(f"{self.name}: the log was removed, or made again")
+        return row[1] or ""
 
     async def renew(self, log_id: int) -> None:
         """Give the log another id."""

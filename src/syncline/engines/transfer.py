@@ -19,7 +19,7 @@ from syncline.engines.taking import LogTaker
 from syncline.errors import ConfigError, UsageError
 from syncline.node.envelope import encode
 from syncline.node.fsm import FSM, BytesSnapshot, FSMSnapshot
-from syncline.node.machine import persist, release
+from syncline.node.machine import check_log_machine, machine_name, persist, release
 from syncline.node.member_registry import RegistryState
 from syncline.node.raft import Raft
 from syncline.sessions.snapshot import SECTION_FORMAT, write_section
@@ -83,15 +83,19 @@ def _raft(engine: Engine[object]) -> Raft[object]:
     return cast("Raft[object]", engine)
 
 
-async def import_into_log(backend: LogBackend, state: MachineState, *, is_restored: bool = False) -> None:
+async def import_into_log(
+    backend: LogBackend, state: MachineState, *, fsm: FSM[object] | None = None, is_restored: bool = False
+) -> None:
     """Begin an empty log with a state. Entries go on behind its index, and their time does not fall.
 
-    `is_restored`: clients may have seen a newer state. So revisions and fencing tokens go on far above it.
+    `fsm` is a machine as the one of the state; None if it is not known. `is_restored`: clients may have seen a newer
+    state. So revisions and fencing tokens go on far above it.
 
     The log has another id at the end: a node that has it open stops, because its state is not the one of the snapshot.
 
     Raises:
         ConfigError: the log is not empty.
+        NodeFailed: it is of another machine.
         StorageError: the state is above the limit of the backend.
     """
     taker = LogTaker(await backend.start(), backend.name)
@@ -99,6 +103,8 @@ async def import_into_log(backend: LogBackend, state: MachineState, *, is_restor
         raise _not_empty(backend.name)
     writer = secrets.randbits(62) + 1
     await _take_all(backend, taker)
+    if fsm is not None:
+        check_log_machine(fsm, await backend.claim(machine_name(fsm)))
     record = encode_record(RecordBody(taker.chain.position, taker.chain.value, ()))
     await backend.append(writer, 1, record, 0, taker.mark)
     await _take_all(backend, taker)

@@ -43,7 +43,7 @@ async def copy_machine(source: str, target: str, make: Callable[[], FSM[object]]
         ConfigError: a URL can't be used, or the target is not empty. Nothing was written.
         StorageError: the source has changed meanwhile, or the state is too large for the target.
         Unreachable: an engine is not reached.
-        NodeFailed, OperationError: as `syncline.open` and its operations do.
+        NodeFailed, OperationError: the target is of another machine; or as `syncline.open` and its operations do.
     """
     if source == target:
         raise ConfigError("the source and the target are the same")
@@ -64,7 +64,7 @@ async def _write(target: str, make: Callable[[], FSM[object]], state: MachineSta
     backend = make_backend(target, World().rng)
     try:
         async with asyncio.timeout(WRITE_S):
-            await import_into_log(backend, state)
+            await import_into_log(backend, state, fsm=make())
     except (BackendLost, TimeoutError) as error:
         text = f"{backend.name} was not reached until the end of the copy: {error}. Start again with an empty log"
         raise Unreachable(text, outcome=Outcome.UNKNOWN) from error

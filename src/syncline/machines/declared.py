@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from syncline.errors import NodeFailed
+from syncline.node.machine import wrong_machine
 
 __all__ = ["DECLARATION", "Declared", "check_declared"]
 
@@ -43,10 +44,8 @@ def check_declared(
     if not found.machine:
         return
     if found.machine != machine:
-        raise NodeFailed(
-            f"this log is of the machine {found.machine!r}, and {kind} is the machine {machine!r}: open it with the"
-            f' class that wrote it. If the class was renamed, write class {kind}(Machine, name="{found.machine}")'
-        )
+        rename = f'class {kind}(Machine, name="{found.machine}")'
+        raise wrong_machine(found.machine, machine, kind=kind, rename=rename)
     missing = sorted(found.commands.keys() - set(known) - removed.keys())
     if missing:
         names = ", ".join(f"{name} (since {found.commands[name]})" for name in missing)

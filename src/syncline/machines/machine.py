@@ -101,6 +101,7 @@ class Machine:
     __slots__ = ("__dict__", "__weakref__", "_applying")  # so that `vars` has the state and nothing else
     _applying: Entry | None
     _plan: ClassVar[Plan]
+    _machine_name: ClassVar[str]
     _declared: Declared
 
     def __init_subclass__(
@@ -123,6 +124,7 @@ class Machine:
         newest = max([plan.newest, *plan.removed.values()])
         if type(version) is not int or (version and version < newest):
             raise ConfigError(f"the version of {cls.__name__} is {version!r}: a command or `removed` says {newest}")
+        cls._machine_name = plan.name
         cls.machine_version = plan.version = version or newest
         cls.digest_version = plan.digest_version(cls.machine_version)
 

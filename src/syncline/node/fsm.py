@@ -16,6 +16,8 @@ Write a class with `apply`, `snapshot` and `restore`; the node calls it the same
 - A class whose commands change from release to release says `machine_version = 2`: the newest commands that it can
   apply (1 without it). Propose them only if `Raft.machine_version` is as high: then all members can
   (docs/upgrades.md).
+- A class whose logs on etcd or PostgreSQL were made under another name says `machine_name = "Counter"`: without it the
+  name of the class is that of the machine (docs/engines.md).
 """
 
 from __future__ import annotations

@@ -20,12 +20,15 @@ __all__ = [
     "check_answer",
     "check_answers",
     "check_applied_index",
+    "check_log_machine",
     "check_machine",
     "check_restored",
     "check_view",
+    "machine_name",
     "persist",
     "release",
     "restore_failed",
+    "wrong_machine",
 ]
 
 log: logging.Logger = logging.getLogger("syncline.node")
@@ -38,6 +41,62 @@ MAX_KNOWN_TYPES: Final = 64
 
 METHODS: Final = ("apply", "snapshot", "restore")
 OPTIONAL_METHODS: Final = ("apply_batch", "check", "dump_answer", "load_answer", "renumber")
+
+
+MAX_NAME_BYTES: Final = 256
+
+OWN_NAMES: Final = "syncline."
+"""Names of this library's own machines begin so."""
+
+
+def machine_name(fsm: FSM[object]) -> str:
+    """The name by which a log of an engine knows a state machine: that of a typed machine, `machine_name` of a class
+    that has it, else the name of the class.
+
+    Raises:
+        TypeError: `machine_name` is no text.
+        ConfigError: it is empty, too long, or has characters that can't be shown.
+    """
+    name: object = getattr(fsm, "_machine_name", None)
+    if name is None:
+        name = getattr(fsm, "machine_name", type(fsm).__name__)
+    if not isinstance(name, str):
+        raise TypeError(f"{type(fsm).__name__}.machine_name must be a text, not {type(name).__name__}")
+    if not name.isprintable() or not 0 < len(name.encode()) <= MAX_NAME_BYTES:
+        raise ConfigError(
+            f"{type(fsm).__name__}.machine_name is {name[:MAX_NAME_BYTES]!r}: it must have 1 to {MAX_NAME_BYTES} bytes,"
+            " all of them printable"
+        )
+    return name
+
+
+def wrong_machine(found: str, name: str, *, kind: str, rename: str) -> NodeFailed:
+    """The error of a node whose log is of the machine `found`. `kind` is the class of the machine `name`; `rename` is
+    what a class that was renamed declares.
+    """
+    return NodeFailed(
+        f"this log is of the machine {found!r}, and {kind} is the machine {name!r}: open it with the class that wrote"
+        f" it. If the class was renamed, write {rename}"
+    )
+
+
+def check_log_machine(fsm: FSM[object], found: str) -> None:
+    """Raise NodeFailed if a log is of another machine than this one. `found` is the name that it notes, or empty.
+
+    A class without a name of its own may open the log of a class that it extends.
+    """
+    name, kind = machine_name(fsm), type(fsm).__name__
+    if found and name.startswith(OWN_NAMES) and found != name:
+        raise NodeFailed(
+            f"this log is of the machine {found!r}, and a store is the machine {name!r}: open the store by the URL of"
+            " another log"
+        )
+    typed = hasattr(fsm, "_machine_name")
+    extended = name == kind and not typed and found in {base.__name__ for base in type(fsm).__mro__[:-1]}
+    if not found or found == name or extended:
+        return
+    rename = f'class {kind}(Machine, name="{found}")' if typed else f'machine_name = "{found}" in {kind}'
+    raise wrong_machine(found, name, kind=kind, rename=rename)
 
 
 def check_machine(fsm: FSM[object]) -> None:

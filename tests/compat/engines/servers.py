@@ -101,6 +101,11 @@ class EtcdServers:
         assert process is not None
         process.send_signal(what)
 
+    def forget_machine(self, log: str) -> None:
+        """Delete the key of a log that earlier versions do not make."""
+        command = ["etcdctl", f"--endpoints={self.hosts}", "del", f"{log}/machine"]
+        subprocess.run(command, env=os.environ | {"ETCDCTL_API": "3"}, check=True, capture_output=True)
+
     def stop(self) -> None:
         for number in range(len(self.clients)):
             self.kill(number)
@@ -177,6 +182,13 @@ class PostgresServer:
 
     def url(self, log: str, user: str = "postgres") -> str:
         return f"postgresql://{user}@127.0.0.1:{self.port}/postgres?log={log}"
+
+    def forget_machine(self, log: str) -> None:
+        """Empty the column that earlier versions do not fill."""
+        import psycopg
+
+        with psycopg.connect(self.url("x").partition("?")[0], autocommit=True) as connection:
+            connection.execute("UPDATE syncline_head SET machine = NULL WHERE log = %s", [log])
 
     def stop(self) -> None:
         """End the server and all its processes, as a loss of power does."""

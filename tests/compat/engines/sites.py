@@ -25,13 +25,15 @@ class Servers(Protocol):
     def start(self) -> None: ...
     def save(self) -> None: ...
     def restore(self) -> None: ...
+    def forget_machine(self, log: str) -> None: ...
 
 
 class ServerSite:
     """Nodes on one log of a real server."""
 
-    def __init__(self, url: str, servers: Servers) -> None:
+    def __init__(self, url: str, servers: Servers, log: str = "") -> None:
         self.url = url
+        self.log = log
         self.rng = random.Random(url)
         self._servers = servers
         self.nodes: list[LogReplica[object]] = []
@@ -49,6 +51,9 @@ class ServerSite:
         await asyncio.to_thread(self._servers.stop)
         await asyncio.to_thread(self._servers.start)
 
+    async def forget_machine(self) -> None:
+        await asyncio.to_thread(self._servers.forget_machine, self.log)
+
     async def save(self) -> None:
         await asyncio.to_thread(self._servers.stop)
         self._servers.save()
@@ -62,13 +67,13 @@ class ServerSite:
 
 @asynccontextmanager
 async def etcd_site(servers: EtcdServers, log: str) -> AsyncIterator[ServerSite]:
-    async with engine_site(ServerSite(f"etcd://{servers.hosts}/{log}", servers)) as site:
+    async with engine_site(ServerSite(f"etcd://{servers.hosts}/{log}", servers, log)) as site:
         yield site
 
 
 @asynccontextmanager
 async def postgres_site(server: PostgresServer, log: str) -> AsyncIterator[ServerSite]:
-    async with engine_site(ServerSite(server.url(log), server)) as site:
+    async with engine_site(ServerSite(server.url(log), server, log)) as site:
         yield site
 
 

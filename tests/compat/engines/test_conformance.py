@@ -7,9 +7,10 @@ import pytest
 from tests.compat.engines.servers import EtcdServers, PostgresServer
 from tests.compat.engines.sites import etcd_site, postgres_site
 from tests.helpers.engine_checks import EVERY, ON_LOGS, LogCheck
+from tests.helpers.engine_machine_checks import MACHINES
 from tests.helpers.engine_replaced_checks import REPLACED
 
-ALL: list[LogCheck] = [*EVERY, *ON_LOGS, *REPLACED]
+ALL: list[LogCheck] = [*EVERY, *ON_LOGS, *REPLACED, *MACHINES]
 NAMES = [check.__name__ for check in ALL]
 
 pytestmark = [pytest.mark.usefixtures("quick"), pytest.mark.deadline(90.0)]

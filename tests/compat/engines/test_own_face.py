@@ -8,7 +8,7 @@ import pytest
 
 from syncline.testing.process_cluster import ProcessCluster
 from tests.compat.engines.sites import ServerSite, engine_site
-from tests.helpers import engine_checks
+from tests.helpers import engine_checks, engine_machine_checks
 from tests.helpers.engine_checks import EVERY, LogCheck
 
 pytestmark = [pytest.mark.usefixtures("quick"), pytest.mark.timeout(180), pytest.mark.deadline(120.0)]
@@ -28,6 +28,8 @@ CHECKS: list[LogCheck] = [
     engine_checks.broken_machine_stops_the_node,
     engine_checks.record_at_the_limit_is_taken,
     engine_checks.snapshots_are_taken_by_themselves,
+    engine_machine_checks.log_of_another_machine_is_refused,
+    engine_machine_checks.empty_log_is_of_the_first_machine,
 ]
 """All that need no backup: ours is restored in a way of its own (docs/recovery.md)."""
 
@@ -50,6 +52,9 @@ class Leader:
         raise AssertionError("not here")
 
     def restore(self) -> None:
+        raise AssertionError("not here")
+
+    def forget_machine(self, log: str) -> None:
         raise AssertionError("not here")
 
 

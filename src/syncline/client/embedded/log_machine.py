@@ -29,6 +29,8 @@ _declarations: Final[msgspec.msgpack.Decoder[tuple[str, Declared]]] = msgspec.ms
 class LogKvMachine(KvMachine):
     """A key-value machine that stops its node at an entry of another state machine: it would be lost to both."""
 
+    machine_name: str = STORE_MACHINE
+
     def check(self, data: bytes) -> None:
         """As `KvMachine.check`; the declaration of a store passes."""
         if data != STORE_DECLARATION:
