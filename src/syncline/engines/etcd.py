@@ -16,6 +16,7 @@ import msgspec
 
 from syncline.engines.backend import (
     PART_BYTES,
+    BackendFull,
     BackendLost,
     FenceLost,
     LogPage,
@@ -200,7 +201,12 @@ class EtcdBackend:
         marked = [_unchanged(self._key(mark.writer, mark.sequence), mark.position)] if mark.position else []
         while True:
             steps = [_put(key, body), _put(self._head, key)]
-            answer = await self._client.txn([*compare, *marked], steps, unless)
+            try:
+                answer = await self._client.txn([*compare, *marked], steps, unless)
+            except BackendFull:
+                if await self._has_taken(key):
+                    return
+                raise
             if answer.succeeded:
                 self._note(answer.header.revision)
                 return
@@ -213,6 +219,17 @@ class EtcdBackend:
             if not marked:
                 raise BackendLost(f"{self.name}: the log has changed meanwhile", sent=False)
             marked = []  # its record was trimmed
+
+    async def _has_taken(self, key: bytes) -> bool:
+        """Whether a record is there whose transaction was refused for lack of space.
+
+        etcd looks for space when it takes a request, and again when it applies it. If others have filled the space
+        in between, it writes, and refuses all the same.
+        """
+        try:
+            return await self._get(key) is not None
+        except BackendLost as error:
+            raise BackendLost(str(error), sent=True) from error
 
     async def confirm(self, mark: Mark) -> int:
         """The revision of the newest record, by a linearizable read."""

@@ -1,0 +1,98 @@
+"""etcd that refuses what it has written, and keys of a log that another program has deleted or overwritten."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aetcd import rpc
+
+import syncline
+from syncline import LogReplica
+from syncline.engines.backend import BackendFull, BackendLost
+from syncline.engines.etcd import EtcdBackend
+from syncline.errors import OperationError, Outcome
+from tests.compat.engines.servers import EtcdServers, etcd_servers
+from tests.helpers.node_cluster import Listing
+
+pytestmark = [pytest.mark.timeout(180), pytest.mark.deadline(90.0)]
+
+
+def _backend(node: object) -> EtcdBackend:
+    assert isinstance(node, LogReplica)
+    backend = node._driver.backend
+    assert isinstance(backend, EtcdBackend)
+    return backend
+
+
+async def test_engine_etcd_command_that_was_refused_and_written_is_applied(
+    etcd_alone: EtcdServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """etcd looks for space before it takes a request, and again when it applies it. Then it writes, and refuses."""
+    machine, refused = Listing(), 0
+    async with syncline.open(f"etcd://{etcd_alone.hosts}/written", machine) as node:
+        await node.apply(b"one", timeout=20)
+        client = _backend(node)._client
+        txn = client.txn
+
+        async def refuse(*arguments: Any, **more: Any) -> object:
+            nonlocal refused
+            answer = await txn(*arguments, **more)
+            if not more.get("writes", True) or refused:
+                return answer
+            refused += 1
+            raise BackendFull("etcdserver: mvcc: database space exceeded")
+
+        monkeypatch.setattr(client, "txn", refuse)
+        assert await node.apply(b"two", timeout=20) == 2
+        assert await node.apply(b"three", timeout=20) == 3, "one append after the other: the refusal was taken"
+        assert refused == 1
+        assert machine.items == [b"one", b"two", b"three"]
+
+
+async def test_engine_etcd_command_that_was_refused_is_in_doubt_if_it_cant_look(
+    etcd_alone: EtcdServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The question whether the refused record is there gets no answer: nothing says that it is not."""
+    async with syncline.open(f"etcd://{etcd_alone.hosts}/doubt", Listing()) as node:
+        backend = _backend(node)
+
+        async def refuse(*_: object, **__: object) -> object:
+            raise BackendFull("etcdserver: mvcc: database space exceeded")
+
+        async def lost(_: bytes) -> object:
+            raise BackendLost("cut off", sent=False)
+
+        monkeypatch.setattr(backend._client, "txn", refuse)
+        monkeypatch.setattr(backend, "_get", lost)
+        with pytest.raises(BackendLost) as raised:
+            await backend.append(1, 1, b"", 0, node._driver.taker.mark)  # type: ignore[attr-defined]
+        assert raised.value.sent
+
+
+async def test_engine_etcd_out_of_space_tells_no_writer_a_lie(tmp_path: Path) -> None:
+    """Several writers at once fill the last of the space. What was refused is not in the log."""
+    with etcd_servers(tmp_path, quota=16 << 20) as servers:
+        url, machine = f"etcd://{servers.hosts}/full", Listing()
+        async with contextlib.AsyncExitStack() as stack:
+            nodes = [await stack.enter_async_context(syncline.open(url, Listing())) for _ in range(8)]
+            seen = await stack.enter_async_context(syncline.open(url, machine))
+            for number, node in enumerate(nodes):
+                await node.apply(b"%d" % number, timeout=20)
+
+            async def write(number: int) -> tuple[bytes, object]:
+                data = b"%04d" % number + bytes(1 << 19)
+                try:
+                    return data, await nodes[number % 8].apply(data, timeout=30)
+                except OperationError as error:
+                    return data, error.outcome
+
+            answers = await asyncio.gather(*(write(number) for number in range(80)))
+            refused = [data for data, answer in answers if answer is Outcome.NOT_APPLIED]
+            await seen.read_index(timeout=20)
+            assert refused, "the quota is reached"
+            assert not set(refused) & set(machine.items), "refused with `not_applied`, and applied"
+            assert {data for data, answer in answers if isinstance(answer, int)} <= set(machine.items)
