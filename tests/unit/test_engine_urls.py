@@ -83,6 +83,36 @@ async def test_open_refuses_a_wrong_url(url: str, text: str) -> None:
     assert raised.value.outcome is Outcome.NOT_APPLIED
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:top/secret@h/db?log=a",
+        "postgresql://me:top?secret@h/db?log=a",
+        "postgresql://me:top?secret@h/db&log=a",
+        "postgresql://me:top#secret@h/db?log=a",
+        "postgresql://me:1/secret@h/db?log=a",
+        "postgresql://me:top%secret@h/db?log=a",
+        "postgresql://me:top%00secret@h/db?log=a",
+        "etcd://me:top/secret@h/a",
+        "etcd://me:top?secret@h/a",
+        "etcds://me:1/secret@h/a?ca=x",
+    ],
+)
+async def test_open_shows_no_password_that_is_not_encoded(url: str) -> None:
+    """Its rest looks like a path or a parameter, and those are shown."""
+    with pytest.raises(ConfigError, match="must be encoded|write %25") as raised:
+        await syncline.open(url, Listing())
+    assert "top" not in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+def test_url_with_an_at_sign_elsewhere_is_read() -> None:
+    assert parse_postgres("postgresql://h:5432,[::1]:1/db?log=a&user=me@realm").log == "a"
+    assert parse_postgres("postgresql://me:pass%40@h/db?log=a&user=me@realm").log == "a"
+    assert parse_etcd("etcds://[::1]:23/jobs?ca=a@b.pem").ca == "a@b.pem"
+    assert parse_etcd("etcd://me:top#secret@h/jobs").password == "top#secret"
+
+
 async def test_open_refuses_what_is_no_text_or_no_machine() -> None:
     with pytest.raises(ConfigError, match="url must be a text"):
         await syncline.open(None, Listing())  # type: ignore[arg-type]

@@ -35,6 +35,9 @@ ETCD_PORT: Final = 2379
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _LOG_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
+_IN_BRACKETS: Final = re.compile(r"\[[^\]]*\]")
+_NO_PORT: Final = re.compile(r":(?![0-9]*(?:,|$))")
+_BAD_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|%00")
 
 REFUSED: Final = {"redis": "it loses acknowledged entries when it fails over", "rediss": "as redis"} | {
     "nats": "its log has lost acknowledged entries, by published tests",
@@ -95,6 +98,7 @@ def parse_etcd(url: str) -> EtcdUrl:
     """Read a URL of etcd. Raises ConfigError."""
     form = "write etcd://HOST:PORT,HOST:PORT/LOG"
     scheme, _, rest = url.partition("://")
+    _check_encoded(rest, "/?")
     place, _, query = rest.partition("?")
     hosts, _, log = place.partition("/")
     user, password = "", ""
@@ -120,6 +124,21 @@ def parse_etcd(url: str) -> EtcdUrl:
     )
 
 
+def _check_encoded(rest: str, ends: str) -> None:
+    """Refuse a password with a character that ends the part of the URL with the hosts. No text shows what follows it.
+
+    `rest` is the URL behind `://`; `ends` has the characters that end the part with the hosts.
+    """
+    place = re.split(f"[{ends}]", rest, maxsplit=1)[0]
+    behind = rest[len(place) :]
+    is_cut = "@" not in place and "@" in behind and _NO_PORT.search(_IN_BRACKETS.sub("", place)) is not None
+    if "@" in behind.partition("?")[0] or is_cut:
+        raise ConfigError(
+            "the user or the password in this URL has a character that must be encoded: write %2F for '/', %3F for '?',"
+            " %23 for '#', %40 for '@'"
+        )
+
+
 def _host(text: str, form: str) -> str:
     found = _HOST.fullmatch(text)
     if found is None or (found[2] and not 0 < int(found[2]) < 1 << 16):
@@ -130,6 +149,9 @@ def _host(text: str, form: str) -> str:
 def parse_postgres(url: str) -> PostgresUrl:
     """Read a URL of PostgreSQL. What is not `log` or `consistency` is for libpq. Raises ConfigError."""
     form = "write postgresql://USER@HOST/DATABASE?log=LOG"
+    _check_encoded(url.partition("://")[2], "/?#")
+    if _BAD_PERCENT.search(url):
+        raise ConfigError("a '%' in this URL is followed by no two hexadecimal digits, or by 00: write %25 for '%'")
     try:
         parts = urlsplit(url)
         given = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))

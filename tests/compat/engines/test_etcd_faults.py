@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aetcd import rpc
 
 import syncline
 from syncline import LogReplica
