@@ -100,7 +100,7 @@ async def test_open_refuses_a_wrong_url(url: str, text: str) -> None:
 )
 async def test_open_shows_no_password_that_is_not_encoded(url: str) -> None:
     """Its rest looks like a path or a parameter, and those are shown."""
-    with pytest.raises(ConfigError, match="must be encoded|write %25") as raised:
+    with pytest.raises(ConfigError, match=r"must be encoded|write %25") as raised:
         await syncline.open(url, Listing())
     assert "top" not in str(raised.value)
     assert "secret" not in str(raised.value)

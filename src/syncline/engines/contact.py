@@ -46,9 +46,17 @@ class Contact:
         self._told = told
         self._pauses_s: WeakKeyDictionary[asyncio.Task[object], float] = WeakKeyDictionary()
         """The next pause of each task: one kind of request may fail while others do not."""
+        self._troubles: WeakKeyDictionary[asyncio.Task[object], str] = WeakKeyDictionary()
+        """Why the newest attempt of a task failed. A server that can't write may still answer to those that read."""
+        self._is_down = False
         self._log = RateLimitedLog(asyncio.get_running_loop().time)
-        self.trouble: str = ""
+        self.is_opening: bool = False
+        """The node is not open yet: a refusal is for its caller, and is not tried again."""
+
+    @property
+    def trouble(self) -> str:
         """Why the backend is not reached; empty while it is."""
+        return next((text for task, text in list(self._troubles.items()) if not task.done()), "")
 
     async def attempt(self, request: Awaitable[Answer], limit_s: float = ATTEMPT_S) -> Answer:
         """Await a request for so many seconds.
@@ -56,6 +64,7 @@ class Contact:
         Raises:
             BackendLost: there is no answer. A setting of the backend that can't be used any more counts as well: an
                 operator may correct it.
+            ConfigError: the backend refuses this node, which is not open yet.
         """
         try:
             async with asyncio.timeout(limit_s):
@@ -63,21 +72,29 @@ class Contact:
         except TimeoutError:
             raise BackendLost(f"{self._name} did not answer within {limit_s:g} s", sent=True) from None
         except (ConfigError, StorageError) as error:
+            if self.is_opening and isinstance(error, ConfigError):
+                raise
             raise BackendLost(str(error), sent=False) from error
-        if self.trouble:
-            self.trouble = ""
+        self.idle()
+        return answer
+
+    def idle(self) -> None:
+        """This task was answered, or asks for nothing now."""
+        self._pauses_s.pop(_task(), None)
+        self._troubles.pop(_task(), None)
+        if self._is_down and not self.trouble:
+            self._is_down = False
             log.info("%s is reached again", self._name)
             self._told(BackendUp())
-        self._pauses_s.pop(_task(), None)
-        return answer
 
     async def pause(self, error: BackendLost) -> None:
         """Take note of a failed attempt, and wait before the next one."""
         reason = str(error)
-        if not self.trouble:
+        self._troubles[_task()] = reason
+        if not self._is_down:
+            self._is_down = True
             self._log.warn(f"{reason}; it is tried again")
             self._told(BackendDown(reason=reason))
-        self.trouble = reason
         pause_s = self._pauses_s.get(_task(), FIRST_PAUSE_S)
         self._pauses_s[_task()] = min(2 * pause_s, LONGEST_PAUSE_S)
         await asyncio.sleep(pause_s * (0.5 + self._rng.random()))

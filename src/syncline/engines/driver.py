@@ -20,7 +20,7 @@ import msgspec
 
 from syncline.consensus.types import NodeId
 from syncline.engines.backend import BackendLost, LogBackend, LogPage, LogReplaced
-from syncline.engines.contact import BackendDown, BackendUp, Contact
+from syncline.engines.contact import Contact
 from syncline.engines.leases import LeaseHolder
 from syncline.engines.outbox import CommandOutbox
 from syncline.engines.stored import load_snapshot
@@ -85,6 +85,7 @@ class EngineDriver:
         self.contact: Contact = Contact(backend.name, world.rng, self._told)
         self.commands: PendingCommands = PendingCommands(self.loop, world.rng)
         self.reads: PendingReads = PendingReads(self.loop)
+        self.commands.trouble = self.reads.trouble = lambda: self.contact.trouble
         self.check: CommandCheck | None = CommandCheck(fsm, self.loop.time) if isinstance(fsm, CheckingFSM) else None
         self.taker: LogTaker = LogTaker(0, backend.name)
         self.outbox: CommandOutbox = CommandOutbox(
@@ -132,9 +133,11 @@ class EngineDriver:
             ConfigError: it can't be used.
             NodeFailed: the state machine can't load the snapshot, or apply an entry.
         """
+        self.contact.is_opening = True
         await self._in_time(OPEN_S, self._connect())
         await self._in_time(SNAPSHOT_S, self._begin())
         head = await self._in_time(OPEN_S, self._head())
+        self.contact.is_opening = False
         if not head:  # no program has appended to it yet
             with contextlib.suppress(BackendLost):  # the first append claims it
                 await self._in_time(OPEN_S, self.contact.attempt(self._claim()))
@@ -274,10 +277,7 @@ class EngineDriver:
                 else:
                     await self.backend.wait(self.taker.seen, WAIT_S)
             except BackendLost as error:
-                self.commands.trouble = self.reads.trouble = str(error)
                 await self.contact.pause(error)
-            else:
-                self.commands.trouble = self.reads.trouble = ""
 
     def _take(self, page: LogPage) -> None:
         taker, applier = self.taker, self._applier
@@ -430,13 +430,13 @@ class EngineDriver:
                     position = await self.contact.attempt(self.backend.confirm(self.taker.mark))
                 except BackendLost as error:
                     self.reads.back()
-                    self.reads.trouble = str(error)
                     await self.contact.pause(error)
                     continue
                 self.reads.confirmed(position)
                 self.reads.applied(self.applied_position)
                 if position > self.taker.seen:
                     self.backend.kick()
+            self.contact.idle()
 
     async def _reach_head(self) -> None:
         """Wait until everything that is in the log now was taken."""
@@ -446,10 +446,6 @@ class EngineDriver:
             await self.running.wait(self.loop.time() + WAIT_S)
 
     def _told(self, event: Event) -> None:
-        if isinstance(event, BackendUp):
-            self.commands.trouble = self.reads.trouble = ""
-        elif isinstance(event, BackendDown):
-            self.commands.trouble = self.reads.trouble = event.reason
         self.events.emit(event, term=self.leases.token, index=self.applied)
 
 

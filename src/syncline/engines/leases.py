@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Final, TypeVar
 
-from syncline.engines.backend import BackendLost, LogBackend
+from syncline.engines.backend import BackendLost, LogBackend, LogReplaced
 from syncline.engines.contact import Contact
 from syncline.errors import Closed, LeadershipLost, NodeFailed, NotLeader, Outcome, SynclineError
 from syncline.node.futures import ApplyFuture
@@ -115,7 +115,7 @@ class LeaseHolder:
         if self._users or not self.leads:
             return  # another block has begun meanwhile, with the same leadership
         self._over()
-        with contextlib.suppress(BackendLost):  # the lease ends by itself
+        with contextlib.suppress(BackendLost, LogReplaced):  # the lease ends by itself
             await self._contact.attempt(self._backend.release(self.token))
 
     async def _hold(self) -> None:
@@ -127,6 +127,8 @@ class LeaseHolder:
                 await self._ask(begun_s)
             except BackendLost as error:
                 await self._contact.pause(error)
+            except LogReplaced as error:  # the task that reads the log stops the node for it
+                await self._contact.pause(BackendLost(str(error), sent=False))
             else:
                 await asyncio.sleep(max(0.0, begun_s + RENEW_S - loop.time()))
 
@@ -171,7 +173,7 @@ class LeaseHolder:
             await asyncio.wait([work])
         if self._running.loop.time() < self._ends_s:
             self._over()
-            with contextlib.suppress(BackendLost):  # the lease ends by itself
+            with contextlib.suppress(BackendLost, LogReplaced):  # the lease ends by itself
                 await self._contact.attempt(self._backend.release(self.token), RELEASE_S)
 
     def _lost(self, number: int) -> SynclineError:

@@ -87,6 +87,7 @@ class CommandOutbox:
                 if not self._writer and not await self._register():
                     continue
                 await self._send_next()
+            self._contact.idle()
 
     def check(self, record: LogRecord) -> None:
         """Raise NodeFailed if another process writes with this node's number: its commands would be taken for ours."""

@@ -17,8 +17,8 @@ _REFUSED: Final = re.compile(
 """In a failed connection: another attempt fails likewise."""
 
 _FULL: Final = ("53100",)
-_DENIED: Final = ("42501", "28000", "28P01", "3D000", "42P01", "42703")
-"""No privilege, no database, or tables of another program."""
+_DENIED: Final = ("42", "28", "3D")
+"""Classes of errors: no privilege, no database, or tables that another program has made, changed or removed."""
 
 _SENT: Final = ("08", "57", "XX", "58")
 """Classes of errors after which a statement may have been committed: the connection or the server ended."""
@@ -37,10 +37,11 @@ def query_failed(name: str, error: Any) -> Exception:
     text, code = _text(error), error.sqlstate or ""
     if code in _FULL:
         return BackendFull(f"{name}: {text}")
-    if code in _DENIED:
+    if code[:2] in _DENIED:
         return ConfigError(f"{name}: {text}")
     return BackendLost(f"{name}: {text}", sent=not code or code[:2] in _SENT)
 
 
 def _text(error: Any) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    said = error.diag.message_primary or str(error)  # without the statement, which is none of the reader's
+    return " ".join(said.split()) or type(error).__name__

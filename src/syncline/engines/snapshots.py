@@ -11,11 +11,11 @@ from typing import Final
 
 import msgspec
 
-from syncline.engines.backend import BackendLost, StoredSnapshot
+from syncline.engines.backend import BackendLost, LogReplaced, StoredSnapshot
 from syncline.engines.driver import EngineDriver, ViewAt
 from syncline.engines.stored import dump_snapshot
 from syncline.engines.taking import TakenState
-from syncline.errors import NothingToSnapshot, StorageError, SynclineError
+from syncline.errors import ConfigError, NothingToSnapshot, StorageError, SynclineError
 from syncline.node.applier import NotViewed, SnapshotWork, Viewed
 from syncline.node.events import SnapshotTaken
 from syncline.node.stats import SnapshotInfo
@@ -114,7 +114,7 @@ class EngineSnapshots:
                     await driver.backend.trim(trimmed)
         except NothingToSnapshot:
             raise
-        except (BackendLost, TimeoutError) as error:
+        except (BackendLost, LogReplaced, ConfigError, TimeoutError) as error:
             driver.records_since += records // 2  # not all of them: else the next entry would begin another snapshot
             driver.bytes_since += size
             raise StorageError(f"the snapshot could not be stored: {error}") from error

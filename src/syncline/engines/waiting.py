@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, TypeAlias
 
 from syncline.errors import DeadlineExceeded, Dropped, Outcome, SynclineError
@@ -16,6 +16,9 @@ __all__ = ["PendingCommand", "PendingCommands", "PendingReads"]
 
 MAX_PENDING_BYTES: Final = 64 << 20
 """As `Config.max_pending_bytes`: above it commands are refused."""
+
+FEW_READS: Final = 1024
+"""Confirmed reads that are kept until their position is applied, whether or not their callers still wait."""
 
 NONCE_BITS: Final = 30
 COUNTER_BITS: Final = 32
@@ -55,7 +58,7 @@ class PendingCommands:
         self.queue: deque[PendingCommand] = deque()
         """Those that are in no record, oldest first."""
         self.failed: int = 0
-        self.trouble: str = ""
+        self.trouble: Callable[[], str] = lambda: ""
         """Why the backend is not reached now, for the text of errors."""
 
     def __len__(self) -> int:
@@ -113,7 +116,7 @@ class PendingCommands:
         if pending is None:
             return
         self.failed += 1
-        why = f": {self.trouble}" if self.trouble else ""
+        why = f": {trouble}" if (trouble := self.trouble()) else ""
         if pending.sent:
             error = DeadlineExceeded(f"no answer within {timeout_s:g} s{why}")
         else:
@@ -139,10 +142,14 @@ class PendingReads:
         self._asked: list[ReadFuture] = []
         """Those for which a confirmation is asked now."""
         self._confirmed: list[tuple[int, list[ReadFuture]]] = []
-        self.trouble: str = ""
+        self._held = 0
+        """Reads in `_confirmed`, with those on which the caller has given up."""
+        self._most_held = FEW_READS
+        self.trouble: Callable[[], str] = lambda: ""
 
     def __len__(self) -> int:
-        return len(self._asking) + len(self._asked) + sum(len(reads) for _, reads in self._confirmed)
+        held = (self._asking, self._asked, *(reads for _, reads in self._confirmed))
+        return sum(not read.done() for reads in held for read in reads)
 
     def new(self, timeout_s: float) -> ReadFuture:
         """A read that waits for the next confirmation."""
@@ -164,7 +171,15 @@ class PendingReads:
     def confirmed(self, position: int) -> None:
         """They may be answered when everything up to this position is applied."""
         self._confirmed.append((position, self._asked))
+        self._held += len(self._asked)
         self._asked = []
+        if self._held < self._most_held:
+            return
+        # Callers have given up on most of these, if the state machine hangs. Without this they would stay for good.
+        waiting = [(at, [read for read in reads if not read.done()]) for at, reads in self._confirmed]
+        self._confirmed = [held for held in waiting if held[1]]
+        self._held = sum(len(reads) for _, reads in self._confirmed)
+        self._most_held = 2 * self._held + FEW_READS
 
     def applied(self, position: int) -> None:
         """Everything up to this position is applied here."""
@@ -173,6 +188,7 @@ class PendingReads:
             if held[0] > position:
                 self._confirmed.append(held)
                 continue
+            self._held -= len(held[1])
             for read in held[1]:
                 settle(read, None)
 
@@ -184,6 +200,6 @@ class PendingReads:
         self._asking, self._asked, self._confirmed = [], [], []
 
     def _expire(self, future: ReadFuture, timeout_s: float) -> None:
-        why = f": {self.trouble}" if self.trouble else ""
+        why = f": {trouble}" if (trouble := self.trouble()) else ""
         error = DeadlineExceeded(f"not confirmed within {timeout_s:g} s{why}", outcome=Outcome.NOT_APPLIED)
         settle_error(future, error)
