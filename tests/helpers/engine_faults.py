@@ -99,8 +99,8 @@ class FaultyBackend:
     async def stored_position(self) -> int:
         return await self._call(self.inner.stored_position)
 
-    async def store_snapshot(self, snapshot: StoredSnapshot) -> bool:
-        return await self._call(lambda: self.inner.store_snapshot(snapshot))
+    async def store_snapshot(self, snapshot: StoredSnapshot, mark: Mark) -> bool:
+        return await self._call(lambda: self.inner.store_snapshot(snapshot, mark))
 
     async def trim(self, position: int) -> None:
         await self._call(lambda: self.inner.trim(position))

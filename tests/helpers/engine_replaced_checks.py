@@ -10,7 +10,7 @@ import pytest
 
 from syncline.engines.replica import LogReplica
 from syncline.engines.transfer import MachineState, import_into_log
-from syncline.errors import NodeFailed
+from syncline.errors import NodeFailed, StorageError
 from syncline.sessions.snapshot import write_section
 from syncline.sessions.table import SessionTable
 from tests.helpers.engine_checks import LogCheck, LogSite
@@ -83,6 +83,28 @@ async def older_backend_takes_nothing_from_the_node(site: LogSite) -> None:
     assert fresh.items == other.items == [b"kept", b"0", b"1", b"2", b"3"]
 
 
+async def older_backend_takes_no_snapshot_of_the_node(site: LogSite) -> None:
+    """A node that has not noticed yet: its snapshot would take the place of what the restored log has acknowledged."""
+    machine, fresh = Listing(), Listing()
+    node, faulty = await site.open_faulty(machine)
+    await node.apply(b"kept", timeout=20)
+    await site.save()
+    for number in range(8):
+        await node.apply(b"lost %d" % number, timeout=20)
+    faulty.held = asyncio.Event()
+    await faulty.holding.wait()
+    await site.restore()
+    second, _ = await site.open_faulty(Listing())
+    for number in range(3):
+        await second.apply(b"%d" % number, timeout=20)
+    with pytest.raises((StorageError, NodeFailed)):
+        await node.snapshot(timeout=20)
+    faulty.held.set()
+    await site.open_faulty(fresh)
+    assert fresh.items == [b"kept", b"0", b"1", b"2"]
+    assert await second.apply(b"3", timeout=20) == 5
+
+
 async def copy_stops_a_node_that_has_the_empty_log_open(site: LogSite) -> None:
     """It has another state than the nodes that load the snapshot, and the same log behind it."""
     idle, faulty = await site.open_faulty(Listing())
@@ -109,5 +131,6 @@ REPLACED: Final[list[LogCheck]] = [
     older_backend_stops_the_node,
     older_backend_with_new_records_stops_the_node,
     older_backend_takes_nothing_from_the_node,
+    older_backend_takes_no_snapshot_of_the_node,
     copy_stops_a_node_that_has_the_empty_log_open,
 ]

@@ -152,7 +152,7 @@ class NoRoom(MemoryBackend):
 
     tried = 0
 
-    async def store_snapshot(self, snapshot: StoredSnapshot) -> bool:
+    async def store_snapshot(self, snapshot: StoredSnapshot, mark: Mark) -> bool:
         self.tried += 1
         raise BackendFull("no room")
 

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from syncline.errors import SynclineError
+from syncline.errors import NodeFailed, SynclineError
 
 __all__ = [
     "PART_BYTES",
@@ -29,6 +29,7 @@ __all__ = [
     "LogReplaced",
     "Mark",
     "StoredSnapshot",
+    "check_left",
 ]
 
 RECORD_BYTES: Final = 1 << 20
@@ -61,6 +62,19 @@ class FenceLost(Exception):
 class LogReplaced(SynclineError):
     """The backend no longer has a record that was read from it before: it was restored from a backup, or has lost
     acknowledged data."""
+
+
+def check_left(name: str, mark: Mark, head: int, trimmed: int) -> None:
+    """Raise NodeFailed if the records behind a node are gone: a read has found none, and the log goes up to `head`.
+
+    The newest record of a node tells that by itself, but for a node that has none yet, or whose one was trimmed. Each
+    trim leaves records behind it.
+    """
+    if mark.position <= trimmed < head:
+        raise NodeFailed(
+            f"{name} ends at position {head}, and its records behind {trimmed} are gone: another program has deleted"
+            " them. Restore the backend from a backup; or remove the whole log, and begin again (docs/engines.md)"
+        )
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -183,16 +197,18 @@ class LogBackend(Protocol):
         """The position of the newest stored snapshot; 0: there is none."""
         ...
 
-    async def store_snapshot(self, snapshot: StoredSnapshot) -> bool:
+    async def store_snapshot(self, snapshot: StoredSnapshot, mark: Mark) -> bool:
         """Store a snapshot, all of it or nothing. Returns False if there is a newer one already.
 
         Raises:
+            LogReplaced: the record of `mark`, up to which the snapshot goes, is another one now. A snapshot of another
+                log would take the place of what is acknowledged in this one.
             BackendFull: there is no room.
         """
         ...
 
     async def trim(self, position: int) -> None:
-        """Remove the records up to `position`. A snapshot behind it is stored."""
+        """Remove the records up to `position`, if the stored snapshot has them."""
         ...
 
     async def acquire(self, holder: str, ttl_s: float) -> int:

@@ -23,6 +23,7 @@ from syncline.engines.backend import (
     LogReplaced,
     Mark,
     StoredSnapshot,
+    check_left,
 )
 from syncline.engines.etcd_client import EtcdClient, read_only, rpc
 from syncline.engines.etcd_watch import EtcdWatch, prefix_end, record_of
@@ -127,7 +128,7 @@ class EtcdBackend:
     def _check(self, answers: list[Any], mark: Mark, seen: int = 0) -> tuple[int, int]:
         """The newest position and what is trimmed, by the answers to `_looks`."""
         head = answers[0].kvs[0].mod_revision if answers[0].kvs else 0
-        trimmed = int(answers[1].kvs[0].value) if answers[1].kvs else 0
+        trimmed = self._trimmed(answers[1].kvs[0]) if answers[1].kvs else 0
         held = answers[2].kvs[0].mod_revision if answers[2].kvs else 0
         if not answers[3].kvs or answers[3].kvs[0].mod_revision != self._made:
             raise LogReplaced(f"{self.name}: the log was removed, or made again")
@@ -136,6 +137,18 @@ class EtcdBackend:
         if mark.position > trimmed and held != mark.position:
             raise LogReplaced(f"{self.name}: the record of revision {mark.position} is not the one that was read")
         return head, trimmed
+
+    def _trimmed(self, kv: Any) -> int:
+        try:
+            return int(kv.value)
+        except ValueError:
+            raise self._foreign(self._trim) from None
+
+    def _foreign(self, key: bytes) -> NodeFailed:
+        return NodeFailed(
+            f"{self.name}: the key {key.decode()} was written by another program. Restore it from a backup"
+            " (docs/engines.md)"
+        )
 
     def _looks(self, mark: Mark) -> list[Any]:
         key = self._key(mark.writer, mark.sequence)
@@ -171,6 +184,8 @@ class EtcdBackend:
         head, trimmed = self._check(answers, mark, seen)
         self._verified_s = now_s
         records = [record_of(kv, self._log) for kv in answers[4].kvs]
+        if not records:
+            check_left(self.name, mark, head, trimmed)
         if len(records) >= PAGE_RECORDS:
             return LogPage(records, records[-1].position, trimmed)
         if trimmed <= seen:
@@ -249,31 +264,46 @@ class EtcdBackend:
         if position <= 0:
             return  # a range of etcd "up to revision 0" is all of it
         held = await self._get(self._trim)
-        if held is None or int(held.value) < position:
-            compare = _unchanged(self._trim, 0 if held is None else held.mod_revision)
-            if not (await self._client.txn([compare], [_put(self._trim, b"%d" % position)])).succeeded:
+        noted = 0 if held is None else held.mod_revision
+        current, stored = await self._current_snapshot()
+        if current is None or current.position < position:
+            raise LogReplaced(f"{self.name}: no snapshot has the records up to revision {position}")
+        if held is None or self._trimmed(held) < position:
+            compare = [_unchanged(self._trim, noted), _unchanged(self._current, stored)]
+            answer = await self._client.txn(compare, [_put(self._trim, b"%d" % position)])
+            if not answer.succeeded:
                 return  # another node trims
+            noted = answer.header.revision
         while True:
             found = await self._range(self._log, keys_only=True, max_mod_revision=position, limit=TRIM_KEYS)
             if not found:
                 return
             # A record that was appended again after it was trimmed has a newer revision, and stays.
-            compare = [_unchanged(kv.key, kv.mod_revision) for kv in found]
-            await self._client.txn(
-                compare, [rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=kv.key)) for kv in found]
-            )
+            # Without the note the log is another one now, or another node goes on with this.
+            compare = [_unchanged(self._trim, noted), *(_unchanged(kv.key, kv.mod_revision) for kv in found)]
+            steps = [rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=kv.key)) for kv in found]
+            answer = await self._client.txn(compare, steps, [read_only(self._trim, keys_only=True)])
+            if not answer.succeeded:
+                trim = answer.responses[0].response_range.kvs
+                if not trim or trim[0].mod_revision != noted:
+                    return
 
     # -- snapshots ----------------------------------------------------------------------------------------------------
 
     async def snapshot(self) -> StoredSnapshot | None:
         """The newest stored one, part by part."""
-        current, _ = await self._current_snapshot()
+        current, revision = await self._current_snapshot()
         if current is None:
             return None
         parts: list[bytes] = []
         for number in range(current.parts):
             kv = await self._get(self._part(current.folder, number))
             if kv is None:
+                if (await self._current_snapshot())[1] == revision:
+                    raise NodeFailed(
+                        f"{self.name}: part {number} of {current.parts} of the newest snapshot is gone: another program"
+                        " has deleted it. Restore the backend from a backup (docs/engines.md)"
+                    )
                 raise BackendLost(f"{self.name}: the snapshot was replaced while it was read", sent=False)
             parts.append(kv.value)
         return StoredSnapshot(current.position, b"".join(parts))
@@ -287,13 +317,17 @@ class EtcdBackend:
         kv = await self._get(self._current)
         if kv is None:
             return None, 0
-        return msgspec.json.decode(kv.value, type=CurrentSnapshot), kv.mod_revision
+        try:
+            return msgspec.json.decode(kv.value, type=CurrentSnapshot), kv.mod_revision
+        except msgspec.DecodeError:
+            raise self._foreign(self._current) from None
 
     def _part(self, folder: str, number: int) -> bytes:
         return b"%s%s/%06d" % (self._snaps, folder.encode(), number)
 
-    async def store_snapshot(self, snapshot: StoredSnapshot) -> bool:
+    async def store_snapshot(self, snapshot: StoredSnapshot, mark: Mark) -> bool:
         """Store the parts in a folder of their own, then the pointer to it, if all parts are there."""
+        await self.confirm(mark)
         held, revision = await self._current_snapshot()
         if held is not None and held.position >= snapshot.position:
             return False
@@ -304,6 +338,7 @@ class EtcdBackend:
             await self._client.txn([], [_put(key, piece)])
         current = msgspec.json.encode(CurrentSnapshot(snapshot.position, folder, len(pieces)))
         compare = [_unchanged(self._current, revision), *(_present(key) for key in keys)]
+        compare += [_unchanged(self._id, self._made), _unchanged(self._key(mark.writer, mark.sequence), mark.position)]
         answer = await self._client.txn(compare, [_put(self._current, current)])
         await self._remove_folders(folder if answer.succeeded else "", "" if answer.succeeded else folder)
         return bool(answer.succeeded)

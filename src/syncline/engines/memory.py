@@ -176,8 +176,9 @@ class MemoryBackend:
         """Of the stored one."""
         return 0 if self.log.stored is None else self.log.stored.position
 
-    async def store_snapshot(self, snapshot: StoredSnapshot) -> bool:
+    async def store_snapshot(self, snapshot: StoredSnapshot, mark: Mark) -> bool:
         """Store it, if it is newer."""
+        self._check(mark)
         held = self.log.stored
         if held is not None and held.position >= snapshot.position:
             return False

@@ -25,6 +25,7 @@ from syncline.engines.backend import (
     LogReplaced,
     Mark,
     StoredSnapshot,
+    check_left,
 )
 from syncline.engines.postgres_errors import connecting_failed, query_failed
 from syncline.engines.urls import PostgresUrl
@@ -341,6 +342,10 @@ class PostgresBackend:
         if seen > head:
             raise LogReplaced(f"{self.name} ends at position {head}, and this node has read up to {seen}")
         records = [LogRecord(row[5], row[6], row[7], row[8]) for row in rows if row[5] is not None]
+        if not records:
+            check_left(self.name, mark, head, trimmed)
+        elif not isinstance(records[0].body, bytes):
+            raise NodeFailed(f"{self.name}: another program has changed the type of a column of syncline_entries")
         if records:
             self._poll_s = FIRST_POLL_S
         return LogPage(records, records[-1].position if len(records) == PAGE_RECORDS else head, trimmed)
@@ -403,10 +408,12 @@ class PostgresBackend:
         row = await _row(cursor, "SELECT snap FROM syncline_head WHERE log = %s", [self._log])
         return int(row[0]) if row is not None else 0
 
-    async def store_snapshot(self, snapshot: StoredSnapshot) -> bool:
+    async def store_snapshot(self, snapshot: StoredSnapshot, mark: Mark) -> bool:
         """Store it in one transaction. The row of the log, which each append needs, is locked at the end alone."""
         position, body = snapshot.position, snapshot.body
         async with self._bulk.use(transaction=True) as cursor:
+            # A server that was restored has ended the session before: so this holds until the end.
+            self._check(await _row(cursor, _CONFIRM_ON_PRIMARY, {"log": self._log, "mark": mark.position}), mark)
             if await self._stored_position(cursor) >= position:
                 return False
             for part, start in enumerate(range(0, len(body), PART_BYTES)):
@@ -431,9 +438,10 @@ class PostgresBackend:
         """Remove records, and record that, in one transaction."""
         async with self._bulk.use(transaction=True) as cursor:
             await cursor.execute("DELETE FROM syncline_entries WHERE log = %s AND idx <= %s", [self._log, position])
-            await cursor.execute(
-                "UPDATE syncline_head SET trim = greatest(trim, %s) WHERE log = %s", [position, self._log]
-            )
+            note = "UPDATE syncline_head SET trim = greatest(trim, %s) WHERE log = %s AND id = %s AND snap >= %s"
+            await cursor.execute(note, [position, self._log, self._id, position])
+            if not cursor.rowcount:
+                raise LogReplaced(f"{self.name}: no snapshot has the records up to position {position}")
 
     async def acquire(self, holder: str, ttl_s: float) -> int:
         """Take the lease, by the server's clock."""

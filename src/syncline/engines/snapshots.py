@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from syncline.engines.backend import BackendLost, LogReplaced, StoredSnapshot
+from syncline.engines.backend import BackendLost, LogReplaced, Mark, StoredSnapshot
 from syncline.engines.driver import EngineDriver, ViewAt
 from syncline.engines.stored import dump_snapshot
 from syncline.engines.taking import TakenState
@@ -104,7 +104,7 @@ class EngineSnapshots:
             state = msgspec.structs.replace(state, time_s=viewed.time_s)
             body = await self._dumped(state, viewed.outcome)
             async with asyncio.timeout(STORE_S):
-                stored = await driver.backend.store_snapshot(StoredSnapshot(state.seen, body))
+                stored = await driver.backend.store_snapshot(StoredSnapshot(state.seen, body), Mark(*state.mark))
                 if not stored:
                     raise NothingToSnapshot("another node has just stored a newer one")
                 driver.snapshot_index, self._size_bytes = state.index, len(body)

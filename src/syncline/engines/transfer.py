@@ -112,7 +112,7 @@ async def import_into_log(
     taken = msgspec.structs.replace(taker.state(state.time_s), index=state.index, log_id=log_id)
     view = BytesSnapshot(state.sessions + state.data)
     body = dump_snapshot(taken, view, backend.snapshot_bytes, is_restored=is_restored)
-    if not await backend.store_snapshot(StoredSnapshot(taken.seen, body)):
+    if not await backend.store_snapshot(StoredSnapshot(taken.seen, body), taker.mark):
         raise _not_empty(backend.name)
     await backend.renew(log_id)
 

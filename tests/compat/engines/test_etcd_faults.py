@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import syncline
 from syncline import LogReplica
 from syncline.engines.backend import BackendFull, BackendLost
 from syncline.engines.etcd import EtcdBackend
-from syncline.errors import OperationError, Outcome
+from syncline.errors import NodeFailed, OperationError, Outcome
 from tests.compat.engines.servers import EtcdServers, etcd_servers
 from tests.helpers.node_cluster import Listing
 
@@ -95,3 +97,56 @@ async def test_engine_etcd_out_of_space_tells_no_writer_a_lie(tmp_path: Path) ->
             assert refused, "the quota is reached"
             assert not set(refused) & set(machine.items), "refused with `not_applied`, and applied"
             assert {data for data, answer in answers if isinstance(answer, int)} <= set(machine.items)
+
+
+def _etcdctl(servers: EtcdServers, *arguments: str) -> None:
+    command = ["etcdctl", f"--endpoints={servers.hosts}", *arguments]
+    subprocess.run(command, env=os.environ | {"ETCDCTL_API": "3"}, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (("del", "--prefix", "NAME/log/"), "its records behind 0 are gone"),
+        (("put", "NAME/trim", "junk"), "NAME/trim was written by another program"),
+        (("put", "NAME/id", "junk"), "NAME/id is of another program"),
+    ],
+    ids=["records", "trim", "id"],
+)
+async def test_open_etcd_names_the_keys_that_others_have_changed(
+    etcd_alone: EtcdServers, change: tuple[str, ...], text: str, request: pytest.FixtureRequest
+) -> None:
+    """It must not begin with an empty state, as if nothing had ever been acknowledged."""
+    name = f"changed-{request.node.callspec.id}"
+    url = f"etcd://{etcd_alone.hosts}/{name}"
+    async with syncline.open(url, Listing()) as node:
+        await node.apply(b"one", timeout=20)
+    _etcdctl(etcd_alone, *(part.replace("NAME", name) for part in change))
+    with pytest.raises(NodeFailed, match=text.replace("NAME", name)):
+        await syncline.open(url, Listing())
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (("put", "NAME/snap/current", "junk"), "NAME/snap/current was written by another program"),
+        (("del", "NAME/snap/current"), "no snapshot has them"),
+        (("del", "--prefix", "NAME/snap/FOLDER"), "part 0 of 1 of the newest snapshot is gone"),
+    ],
+    ids=["junk", "pointer", "parts"],
+)
+async def test_open_etcd_names_what_its_snapshot_lacks(
+    etcd_alone: EtcdServers, change: tuple[str, ...], text: str, request: pytest.FixtureRequest
+) -> None:
+    name = f"snap-{request.node.callspec.id}"
+    url = f"etcd://{etcd_alone.hosts}/{name}"
+    async with syncline.open(url, Listing()) as node:
+        for number in range(10):
+            await node.apply(b"%d" % number, timeout=20)
+        await node.snapshot()
+        current, _ = await _backend(node)._current_snapshot()
+    assert current is not None
+    _etcdctl(etcd_alone, *(part.replace("NAME", name).replace("FOLDER", current.folder) for part in change))
+    with pytest.raises(NodeFailed, match=text.replace("NAME", name)):
+        await asyncio.wait_for(syncline.open(url, Listing()), 10)
