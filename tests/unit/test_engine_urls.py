@@ -64,6 +64,8 @@ def test_url_postgres_is_read() -> None:
         ("etcd://h1/jobs?tls=1", "'tls' is no parameter"),
         ("etcd://h1/jobs?ca=x.pem", "write etcds://"),
         ("etcd://me@h1/jobs", "a user needs a password"),
+        ("etcds://h1/jobs?cert=c.pem", "cert and key belong together"),
+        ("etcds://h1/jobs?key=k.pem&ca=ca.pem", "cert and key belong together"),
         ("postgresql://h/db", "names no log: write postgresql://"),
         ("postgresql://h/db?log=a%20b", "the name of the log is 'a b'"),
         ("postgresql://h/db?log=a&consistency=eventual", "must be linearizable or leader"),

@@ -174,9 +174,12 @@ def _content(path: str) -> bytes | None:
         return None
     try:
         with open(path, "rb") as file:
-            return file.read()
+            content = file.read()
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error.strerror}") from error
+    if b"-----BEGIN " not in content:
+        raise ConfigError(f"{path} holds no certificate and no key in the form PEM")
+    return content
 
 
 def read_only(key: bytes, **more: Any) -> Any:

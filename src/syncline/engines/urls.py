@@ -114,6 +114,8 @@ def parse_etcd(url: str) -> EtcdUrl:
         known[name] = value
     if scheme == "etcd" and any(known.values()):
         raise ConfigError("ca, cert and key are for TLS: write etcds:// and not etcd://")
+    if bool(known["cert"]) != bool(known["key"]):  # grpc would end the process
+        raise ConfigError("cert and key belong together: give the files of both, or of none")
     return EtcdUrl(
         tuple(_host(host, form) for host in hosts.split(",")),
         _log_name(unquote(log), form),

@@ -15,7 +15,7 @@ import syncline
 from syncline import LogReplica
 from syncline.engines.backend import BackendFull, BackendLost
 from syncline.engines.etcd import EtcdBackend
-from syncline.errors import NodeFailed, OperationError, Outcome
+from syncline.errors import ConfigError, NodeFailed, OperationError, Outcome
 from tests.compat.engines.servers import EtcdServers, etcd_servers
 from tests.helpers.node_cluster import Listing
 
@@ -150,3 +150,11 @@ async def test_open_etcd_names_what_its_snapshot_lacks(
     _etcdctl(etcd_alone, *(part.replace("NAME", name).replace("FOLDER", current.folder) for part in change))
     with pytest.raises(NodeFailed, match=text.replace("NAME", name)):
         await asyncio.wait_for(syncline.open(url, Listing()), 10)
+
+
+async def test_open_etcd_refuses_a_file_that_is_no_certificate(tmp_path: Path) -> None:
+    """grpc would log its own lines, and never connect."""
+    file = tmp_path / "ca.pem"
+    file.write_text("junk")
+    with pytest.raises(ConfigError, match=r"ca\.pem holds no certificate"):
+        await asyncio.wait_for(syncline.open(f"etcds://127.0.0.1:1/jobs?ca={file}", Listing()), 5)
