@@ -8,7 +8,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import date
 from typing import Final
+from uuid import UUID
 
 import pytest
 
@@ -89,6 +91,16 @@ def test_cache_incr_and_add_of_many_threads_lose_nothing(make: MakeCache) -> Non
     assert (cache.get("n"), cache.get("huge") - 10**30, sorted(added)) == (20, 20, [False, False, False, True])  # type: ignore[operator]
 
 
+@pytest.mark.parametrize(("start", "delta"), [(10**18 - 1, 1), (1 - 10**18, -1), (2**63 - 1, 1), (1, 2**64)])
+def test_cache_incr_across_a_limit_of_digits_stays_readable(make: MakeCache, start: int, delta: int) -> None:
+    """The servers add up to 64 bits, so their sums have one digit more than 10**18 - 1."""
+    cache = make()
+    cache.set("n", start, timeout=600)
+    assert cache.incr("n", delta) == start + delta
+    assert (cache.get("n"), cache.touch("n"), cache.add("n", 0)) == (start + delta, True, False)
+    assert cache.incr("n", -delta) == start
+
+
 def test_cache_add_replaces_a_value_that_is_over_while_others_write(make: MakeCache, kv: Client) -> None:
     """Its lease has not ended yet. The store's revision goes on with each write of others."""
     kv.put("django/cache/:1:a", encode_value("old", serializer_of(None), time.time() - 1))
@@ -112,8 +124,10 @@ def test_cache_with_json_reads_what_it_wrote_and_refuses_objects(make: MakeCache
     cache = make(serializer="syncline.contrib.django.JsonSerializer", name="json")
     cache.set("a", {"x": [1, None, "ä"]})
     assert cache.get("a") == {"x": [1, None, "ä"]}
-    with pytest.raises(TypeError):
-        cache.set("a", object())
+    others = (object(), b"bytes", {1}, [date(2026, 1, 1)], {"x": (UUID(int=0),)})  # msgspec would write text or lists
+    for value in others:
+        with pytest.raises(TypeError):
+            cache.set("a", value)
     assert isinstance(cache._serializer, JsonSerializer)
 
 

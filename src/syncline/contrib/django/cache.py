@@ -104,7 +104,7 @@ class Cache(CacheBase):
             TypeError: its value is no number.
         """
         full = self._full(key, version)
-        if type(delta) is int:
+        if type(delta) is int and -(2**63) <= delta < 2**63:
             try:
                 added = self._kv.transaction().if_present(full).increment(full, delta).commit()
             except Rejected:

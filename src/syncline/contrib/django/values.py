@@ -19,7 +19,9 @@ PLAIN: Final = 1
 TIMED: Final = 2
 """The mark of a value that ends by the reader's clock: no lease is as short."""
 
-_NUMBER: Final = re.compile(rb"-?[0-9]{1,18}\Z")
+_NUMBER: Final = re.compile(rb"-?[0-9]{1,19}\Z")
+"""As many digits as a sum has that the servers make: 64 bits with a sign."""
+
 _DEADLINE: Final = struct.Struct(">Bd")
 
 
@@ -40,11 +42,25 @@ class JsonSerializer:
 
     def dumps(self, value: object, /) -> bytes:
         """Raises `TypeError` for a value that JSON can't carry."""
-        return encode_exact_json(value)
+        data = encode_exact_json(value)
+        _check_plain(value)  # it is no cycle: that was found
+        return data
 
     def loads(self, data: bytes, /) -> object:
         """Raises `msgspec.DecodeError` for what is no JSON."""
         return msgspec.json.decode(data)
+
+
+def _check_plain(value: object) -> None:
+    """Raise `TypeError` for what would be read as another type: msgspec writes bytes as text, sets as lists."""
+    if isinstance(value, dict):
+        for item in value.values():
+            _check_plain(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_plain(item)
+    elif value is not None and not isinstance(value, str | int | float):
+        raise TypeError(f"JSON has no {type(value).__name__}: it would be read as another type")
 
 
 class CachedValue(msgspec.Struct, frozen=True):
