@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import pytest
+from apscheduler.events import EVENT_JOB_EXECUTED
 from apscheduler.job import Job
 from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -264,6 +265,24 @@ def test_schedulers_that_wait_write_nothing(kv: Client, syncline_cluster: Proces
     second.shutdown()
 
 
+def test_job_store_that_was_shut_down_may_be_started_again(
+    kv: Client, syncline_cluster: ProcessCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As with APScheduler's own stores. Its thread looks for jobs once more after the store was shut down."""
+    store = JobStore(iter(syncline_cluster.endpoints))
+    for start in range(2):
+        scheduler = BackgroundScheduler(job_defaults={"misfire_grace_time": 60})
+        scheduler.add_jobstore(store)
+        scheduler.start()
+        ran = threading.Event()
+        scheduler.add_listener(lambda _, ran=ran: ran.set(), EVENT_JOB_EXECUTED)
+        scheduler.add_job(print, "date", [start], id="a", replace_existing=True)
+        assert ran.wait(LIMIT_S)
+        scheduler.shutdown()
+        assert kv.count("locks/apscheduler/default/") == 0
+    assert not [one.message for one in caplog.records if one.levelname in ("WARNING", "ERROR")]
+
+
 def test_job_that_is_added_again_keeps_the_run_that_is_due(kv: Client, syncline_cluster: ProcessCluster) -> None:
     """A program that adds its jobs at each start would else drop what was missed while no scheduler ran."""
     del kv
@@ -468,7 +487,10 @@ def test_job_record_that_is_none_is_left_alone(record: bytes, kv: Client, syncli
     [
         ({"on_crash": "maybe"}, "accepted are skip"),
         ({"dumps": msgspec.json.encode}, "dumps and loads go together"),
-        ({"look_every": 0.0}, "accepted are 0.1 to 3600 seconds"),
+        ({"look_every": 4000.0}, "accepted are 0.1 to 3600 seconds"),
+        ({"ttl": 0}, "a TTL"),
+        ({"ttl": 0.5}, "from 2 to"),
+        ({"ttl": -1}, "a positive number of seconds"),
         ({"tokn": "x"}, "there is no option 'tokn'"),
         ({"timeout": "soon"}, "must be a number of seconds"),
         ({"token_file": "/nowhere"}, "can't be read"),

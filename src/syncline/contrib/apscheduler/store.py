@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -11,6 +12,8 @@ from apscheduler.job import Job
 from apscheduler.jobstores.base import ConflictingIdError, JobLookupError
 
 from syncline.client import BlockingLock, Compare, DeleteOp, DeletePrefixOp, OperationResult, PutOp, TxnOp
+from syncline.client.arguments import checked_timeout_s
+from syncline.client.coordination.names import needed_ttl_s
 from syncline.contrib.apscheduler.bases import JobBase, JobStoreBase
 from syncline.contrib.apscheduler.plain import json_dumps, json_loads
 from syncline.contrib.apscheduler.records import NO_JSON, JobRecord, StoredJob
@@ -69,6 +72,7 @@ class JobStore(JobStoreBase):
         waits looks for the lock. `dumps` and `loads` (both or none) write and read the states of jobs in place of JSON.
 
         Raises:
+            TypeError: an argument has a wrong type.
             ConfigError: an argument can't be used.
         """
         super().__init__()
@@ -76,14 +80,18 @@ class JobStore(JobStoreBase):
             raise ConfigError(f"on_crash is {on_crash!r}: accepted are skip (at most once) and rerun (at least once)")
         if (dumps is None) != (loads is None):
             raise ConfigError("dumps and loads go together")
-        if not 0.1 <= look_every <= 3600:
+        look_every_s = checked_timeout_s(look_every, "look_every")
+        if not 0.1 <= look_every_s <= 3600:
             raise ConfigError(f"look_every is {look_every}: accepted are 0.1 to 3600 seconds")
-        self._kv = client_of(endpoints, options, where="the job store's options")
+        places = list(endpoints) if isinstance(endpoints, Iterator) else endpoints  # a client is made at each start
+        self._make_client = partial(client_of, places, options, where="the job store's options")
+        self._kv = self._make_client()
+        self._is_shut_down = False
         self._name = checked_name(name, "the job store's name")
         self._prefix = f"apscheduler/{name}/jobs/"
-        self._ttl_s = ttl
+        self._ttl_s = needed_ttl_s(ttl, "the job store's lock")
         self._reruns = on_crash == "rerun"
-        self._look_every = timedelta(seconds=look_every)
+        self._look_every = timedelta(seconds=look_every_s)
         self._dumps = dumps
         self._loads = loads
         self._lock: BlockingLock | None = None
@@ -101,6 +109,8 @@ class JobStore(JobStoreBase):
         """Take the jobs that are due, if this scheduler has the lock. Raises `OperationError`."""
         self._begun = {}
         self._looked_at = now
+        if self._is_shut_down:
+            return []  # the scheduler's thread looks once more before it ends
         lock = self._held_lock()
         if lock is None:
             return []
@@ -114,6 +124,8 @@ class JobStore(JobStoreBase):
     def get_next_run_time(self) -> datetime | None:
         """When the scheduler is to look again: the next run, or earlier if it waits for the lock."""
         self._begun = {}
+        if self._is_shut_down:
+            return None
         look_at = datetime.now(UTC) + self._look_every
         if self._waits:
             return look_at
@@ -192,13 +204,17 @@ class JobStore(JobStoreBase):
         self._kv.txn(then=[DeletePrefixOp(self._prefix.encode())], idempotent=True)
 
     def shutdown(self) -> None:
-        """Give the lock back: another scheduler goes on at once."""
+        """Give the lock back: another scheduler goes on at once. The store may be started again."""
+        self._is_shut_down = True
         self._release()
         self._kv.close()
 
     def start(self, scheduler: BaseScheduler, alias: str) -> None:
         """Begin to belong to a scheduler."""
         super().start(scheduler, alias)
+        if self._is_shut_down:  # it belonged to another scheduler, or was taken out of this one
+            self._kv = self._make_client()
+            self._is_shut_down = False
         self._waits = False
 
     # -- the lock
