@@ -72,6 +72,8 @@ async def test_etcd_put_answers_previous_record() -> None:
         ("kv/deleterange", None, (400, 3, "key is not provided")),
         ("kv/txn", {"compare": [{}]}, (400, 3, "key is not provided")),
         ("kv/put", {"key": "YQ==", "lease": "99"}, (404, 5, "requested lease not found")),
+        ("kv/put", {"key": "YQ==", "lease": -1}, (404, 5, "requested lease not found")),
+        ("kv/txn", {"success": [{"request_put": {"key": "YQ==", "lease": -1}}]}, (404, 5, "requested lease not found")),
         ("kv/put", {"key": "YQ==", "value": "YQ==", "ignore_value": True}, (400, 3, "value is provided")),
         ("kv/put", {"key": "YQ==", "ignore_value": True}, (400, 3, "key not found")),
         ("kv/put", {"key": "YQ==", "lease": 1, "ignore_lease": True}, (400, 3, "lease is provided")),

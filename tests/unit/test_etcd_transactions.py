@@ -52,6 +52,20 @@ async def test_etcd_txn_writes_in_one_revision_and_reads_them() -> None:
     assert gone["response_delete_range"]["prev_kvs"][0]["value"] == b64("1")
 
 
+async def test_etcd_txn_read_of_the_past_has_the_present_revision() -> None:
+    """A header has the store's revision at its turn. What a read names is another one."""
+    wire = await with_a()
+    past = {"request_range": {"key": b64("a"), "range_end": b64("b"), "revision": 3}}
+    nested = {"request_txn": {"success": [put("c", "3"), get("a", revision=3)]}}
+    await wire.good("kv/put", {"key": b64("a"), "value": b64("2")})
+    document = await wire.good("kv/txn", {"success": [get("a", revision=3), put("b", "2"), past, nested]})
+    one, _, many, inner = document["responses"]
+    [_, last] = inner["response_txn"]["responses"]
+    found = [read["response_range"] for read in (one, many, last)]
+    assert [read["header"]["revision"] for read in found] == ["4", "5", "5"]
+    assert [read["kvs"][0]["value"] for read in found] == [b64("1")] * 3
+
+
 async def test_etcd_txn_nested_has_an_empty_header() -> None:
     wire = await with_a()
     inner = {"compare": [{"key": b64("b"), "target": "CREATE"}], "success": [put("b", "y")]}
@@ -152,7 +166,7 @@ async def test_etcd_txn_that_keeps_sees_a_write_in_between() -> None:
 
 
 async def test_etcd_txn_operation_without_a_request_is_refused() -> None:
-    assert await (await with_a()).refused("kv/txn", {"success": [{}]}) == (400, 3, "key is not provided")
+    assert await (await with_a()).refused("kv/txn", {"success": [{}]}) == (400, 3, "key not found")
 
 
 async def test_etcd_txn_that_only_deletes_frees_space() -> None:

@@ -285,3 +285,30 @@ async def test_etcd_auth_is_switched_on_and_off() -> None:
     assert (status, "enabled" in document) == (200, False)
     assert (await wire.post("auth/enable"))[0] == 200
     assert (await wire.post("kv/range", {"key": b64("a")}))[0] == 400
+
+
+@pytest.mark.parametrize("name", ["", "x" * 300, " x"])
+async def test_etcd_user_or_role_with_an_impossible_name_is_not_found(name: str) -> None:
+    """As in etcd: no such user or role can be there. The text tells nothing of the store's commands."""
+    wire = EtcdWire()
+    await wire.good("auth/user/add", {"name": "ann", "options": {"no_password": True}})
+    grant: Document = {"name": name, "perm": {"key": b64("a")}}
+    assert await wire.refused("auth/user/delete", {"name": name}) == (400, 9, "user name not found")
+    role_calls: dict[str, Document] = {
+        "delete": {"role": name},
+        "revoke": {"role": name, "key": b64("a")},
+        "grant": grant,
+    }
+    for call, body in role_calls.items():
+        assert await wire.refused(f"auth/role/{call}", body) == (400, 9, "role name not found")
+    assert await wire.refused("auth/user/grant", {"user": "ann", "role": name}) == (400, 9, "role name not found")
+    for call in ("user", "role"):
+        _, _, text = await wire.refused(f"auth/{call}/add", {"name": name})
+        assert text.startswith(("the name of a", f"{call} name is empty"))
+
+
+async def test_etcd_role_grant_without_a_permission_grants_nothing() -> None:
+    wire = EtcdWire()
+    await wire.good("auth/role/add", {"name": "r"})
+    assert await wire.refused("auth/role/grant", {"name": "r"}) == (400, 3, "permission not given")
+    assert "perm" not in await wire.good("auth/role/get", {"role": "r"})

@@ -127,6 +127,7 @@ async def test_etcd_watch_ranges_follow_etcd() -> None:
     apply(wire, Put(b"z", b""), Put(b"a", b""), Put(b"w", b""))
     messages = await wire.results()
     assert (messages[3]["watch_id"], messages[3]["canceled"]) == ("-1", True), "no key is in the range"
+    assert messages[3]["cancel_reason"] == "mvcc: watcher range is empty"
     found = sorted((one["watch_id"], len(one["events"])) for one in messages[4:])
     assert found == [("1", 1), ("2", 2), ("3", 3)]
 

@@ -9,10 +9,10 @@ import msgspec
 
 from syncline.kv.limits import MAX_KEY_BYTES
 from syncline.kv.records import KeyRecord
-from syncline.server.etcd.errors import INVALID_ARGUMENT, EtcdError
+from syncline.server.etcd.errors import INVALID_ARGUMENT, NOT_FOUND, EtcdError
 from syncline.server.etcd.messages import Message
 
-__all__ = ["RangePlan", "bounds_of", "check_key_size", "key_value", "no_key"]
+__all__ = ["RangePlan", "bounds_of", "check_key_size", "key_value", "no_key", "no_lease"]
 
 _ASCEND, _DESCEND = 1, 2
 _KEY, _VALUE = 0, 4
@@ -30,6 +30,11 @@ _SORT: Final[dict[int, Callable[[KeyRecord], object]]] = {
 def no_key() -> EtcdError:
     """The refusal of a request without a key."""
     return EtcdError(INVALID_ARGUMENT, "etcdserver: key is not provided")
+
+
+def no_lease() -> EtcdError:
+    """The refusal of a lease that is not there, such as one with a negative id."""
+    return EtcdError(NOT_FOUND, "etcdserver: requested lease not found")
 
 
 def check_key_size(message: Message) -> None:

@@ -28,7 +28,7 @@ from syncline.kv.records import (
 )
 from syncline.server.etcd.errors import INVALID_ARGUMENT, EtcdError
 from syncline.server.etcd.messages import Message
-from syncline.server.etcd.ranges import RangePlan, bounds_of, key_value, no_key
+from syncline.server.etcd.ranges import RangePlan, bounds_of, key_value, no_key, no_lease
 
 __all__ = ["TxnPlan", "lookups_of"]
 
@@ -78,7 +78,7 @@ class TxnPlan:
 
     def answer(self, result: TxnAnswer) -> Message:
         """The TxnResponse without its header."""
-        return self._answer(self._request, result)
+        return self._answer(self._request, result, result.revision - _wrote(result))
 
     def _txn(self, request: Message, records: _Records) -> Txn:
         return Txn(
@@ -110,12 +110,17 @@ class TxnPlan:
             plan.revision,
         )
 
-    def _answer(self, request: Message, result: TxnAnswer) -> Message:
+    def _answer(self, request: Message, result: TxnAnswer, revision: int) -> Message:
         branch = _parts(request, "success" if result.succeeded else "failure")
-        responses = [self._response(part, one) for part, one in zip(branch, result.results, strict=True)]
+        responses: list[Message] = []
+        for part, one in zip(branch, result.results, strict=True):
+            responses.append(self._response(part, one, revision))
+            if _wrote(one):
+                revision = result.revision
         return {"succeeded": result.succeeded, "responses": responses}
 
-    def _response(self, part: Message, result: OperationAnswer) -> Message:
+    def _response(self, part: Message, result: OperationAnswer, present: int) -> Message:
+        """`present`: the store's revision before the operation. A read has it, also one of the past."""
         _, request = _chosen(part)
         match result:
             case PutAnswer(revision, _, _, previous):
@@ -125,17 +130,29 @@ class TxnPlan:
                 return {"response_put": put}
             case DeleteRangeAnswer(count, revision, _, previous_all):
                 return _deleted(count, revision, [key_value(record) for record in previous_all])
-            case GetAnswer(record, revision):
+            case GetAnswer(record):
                 answer = RangePlan.of(request).answer([record] if record else [], int(record is not None), more=False)
-                return {"response_range": {"header": {"revision": revision}, **answer}}
-            case RangePage(items, more, revision, count):
+                return {"response_range": {"header": {"revision": present}, **answer}}
+            case RangePage(items, more, count=count):
                 more = more and not request.get("count_only")
                 answer = RangePlan.of(request).answer(items, count, more=more)
-                return {"response_range": {"header": {"revision": revision}, **answer}}
+                return {"response_range": {"header": {"revision": present}, **answer}}
             case TxnAnswer():
-                return {"response_txn": {"header": {}, **self._answer(request, result)}}
+                return {"response_txn": {"header": {}, **self._answer(request, result, present)}}
             case _:
                 raise AssertionError(result)
+
+
+def _wrote(result: OperationAnswer) -> bool:
+    match result:
+        case PutAnswer():
+            return True
+        case DeleteRangeAnswer(count):
+            return count > 0
+        case TxnAnswer():
+            return any(map(_wrote, result.results))
+        case _:
+            return False
 
 
 def _deleted(count: int, revision: int, previous: list[Message]) -> Message:
@@ -151,7 +168,7 @@ def _chosen(part: Message) -> tuple[str, Message]:
     for name in _OPERATIONS:
         if (request := part.get(name)) is not None:
             return name, cast("Message", request)
-    raise no_key()
+    raise EtcdError(INVALID_ARGUMENT, "etcdserver: key not found")  # etcd's text for it
 
 
 def _compare(compare: Message) -> TxnCompare:
@@ -178,7 +195,7 @@ def _put(request: Message, records: _Records) -> Put:
             value = record.value if request.get("ignore_value") else value
             lease = record.lease if request.get("ignore_lease") else lease
     if lease < 0:
-        raise EtcdError(INVALID_ARGUMENT, f"the id of a lease is {lease}; it is a positive number")
+        raise no_lease()
     return Put(key, value, lease, previous=bool(request.get("prev_kv")))
 
 

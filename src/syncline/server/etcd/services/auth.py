@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from typing import Final, cast
 
-from syncline.errors import SynclineError
+from syncline.errors import Rejected, SynclineError
 from syncline.kv.auth.commands import (
     AuthCommand,
     AuthSwitch,
@@ -19,6 +20,7 @@ from syncline.kv.auth.commands import (
     UserRemove,
     UserRoleChange,
 )
+from syncline.kv.auth.names import check_role_name, check_user_name
 from syncline.kv.auth.permissions import key_end
 from syncline.kv.auth.records import ROOT, KeyGrant, PasswordVerifier, RoleRecord, UserRecord, login_text
 from syncline.platform.entropy import Entropy
@@ -156,6 +158,7 @@ class AuthService:
         name = _text(request, "name")
         if not name:
             raise EtcdError(INVALID_ARGUMENT, "etcdserver: user name is empty")
+        check_user_name(name)
         await self._require_admin(caller)
         options = cast("Message", request.get("options", {}))
         verifier = None if options.get("no_password") else await self._verifier(request)
@@ -178,7 +181,7 @@ class AuthService:
 
     async def delete_user(self, request: Message, caller: EtcdCaller) -> Message:
         """Remove a user and its tokens."""
-        return await self._changed(UserRemove(_text(request, "name")), caller)
+        return await self._changed(UserRemove(_user_name(request, "name")), caller)
 
     async def change_password(self, request: Message, caller: EtcdCaller) -> Message:
         """Change a password. The tokens that were made with the old one end."""
@@ -190,7 +193,7 @@ class AuthService:
 
     async def grant_role(self, request: Message, caller: EtcdCaller) -> Message:
         """Give a user a role. As in etcd, the role `root` need not be added before."""
-        user, role = _text(request, "user"), _text(request, "role")
+        user, role = _text(request, "user"), _role_name(request, "role")
         await self._require_admin(caller)
         await self._context.node.read_index(caller.timeout_s)
         self._user(user)
@@ -218,6 +221,7 @@ class AuthService:
         name = _text(request, "name")
         if not name:
             raise EtcdError(INVALID_ARGUMENT, "etcdserver: role name is empty")
+        check_role_name(name)
         return await self._changed(RoleAdd(name), caller)
 
     async def get_role(self, request: Message, caller: EtcdCaller) -> Message:
@@ -239,21 +243,24 @@ class AuthService:
 
     async def delete_role(self, request: Message, caller: EtcdCaller) -> Message:
         """Remove a role, also from its users."""
-        return await self._changed(RoleRemove(_text(request, "role")), caller)
+        return await self._changed(RoleRemove(_role_name(request, "role")), caller)
 
     async def grant_permission(self, request: Message, caller: EtcdCaller) -> Message:
         """Let a role allow access to a key or a range."""
-        perm = cast("Message", request.get("perm", {}))
+        if (given := request.get("perm")) is None:
+            raise EtcdError(INVALID_ARGUMENT, "etcdserver: permission not given")
+        role, perm = _role_name(request, "name"), cast("Message", given)
         kind = cast("int", perm.get("permType", 0))
         if kind not in (_READ, _WRITE, _BOTH):
             raise EtcdError(INVALID_ARGUMENT, f"etcdserver: there is no permission type {kind}")
         start, end = _range(perm)
-        return await self._changed(KeyAccessChange(_text(request, "name"), start, end, kind + 1), caller)
+        return await self._changed(KeyAccessChange(role, start, end, kind + 1), caller)
 
     async def revoke_permission(self, request: Message, caller: EtcdCaller) -> Message:
         """Withdraw access to exactly a range as it was granted."""
+        role = _role_name(request, "role")
         start, end = _range(request)
-        return await self._changed(KeyAccessChange(_text(request, "role"), start, end, 0), caller)
+        return await self._changed(KeyAccessChange(role, start, end, 0), caller)
 
     # --- what they have in common
 
@@ -289,6 +296,23 @@ class AuthService:
 
 def _text(request: Message, name: str) -> str:
     return cast("str", request.get(name, ""))
+
+
+def _user_name(request: Message, name: str) -> str:
+    return _existing(_text(request, name), check_user_name, "user")
+
+
+def _role_name(request: Message, name: str) -> str:
+    return _existing(_text(request, name), check_role_name, "role")
+
+
+def _existing(name: str, check: Callable[[str], None], what: str) -> str:
+    """The name of a user or role that may be there. Raises `EtcdError` for one that none can have."""
+    try:
+        check(name)
+    except Rejected:
+        raise EtcdError(FAILED_PRECONDITION, f"etcdserver: {what} name not found") from None
+    return name
 
 
 def _range(message: Message) -> tuple[bytes, bytes | None]:

@@ -12,7 +12,6 @@ from syncline.kv.records import DeleteAnswer, DeleteRangeAnswer, KeyRecord, PutA
 from syncline.kv.serving.reads import ReadPlan
 from syncline.server.etcd.context import ServiceContext
 from syncline.server.etcd.errors import (
-    INVALID_ARGUMENT,
     OUT_OF_RANGE,
     RESOURCE_EXHAUSTED,
     UNAVAILABLE,
@@ -22,7 +21,7 @@ from syncline.server.etcd.errors import (
 from syncline.server.etcd.face import EtcdCaller, EtcdFace, Finished
 from syncline.server.etcd.fair_turns import FairTurns
 from syncline.server.etcd.messages import Message
-from syncline.server.etcd.ranges import RangePlan, bounds_of, key_value, no_key
+from syncline.server.etcd.ranges import RangePlan, bounds_of, key_value, no_key, no_lease
 from syncline.server.etcd.transactions import TxnPlan, lookups_of
 from syncline.server.http.networks import network_of
 from syncline.server.tasks import Tasks
@@ -294,5 +293,5 @@ def _check_revision(revision: int, oldest: int, present: int) -> None:
 def _lease_of(request: Message) -> int:
     lease = cast("int", request.get("lease", 0))
     if lease < 0:
-        raise EtcdError(INVALID_ARGUMENT, f"the id of a lease is {lease}; it is a positive number")
+        raise no_lease()
     return lease

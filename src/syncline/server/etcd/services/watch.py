@@ -218,7 +218,7 @@ class _WatchStream:
         end = None if range_end == b"\0" else range_end or start + b"\0"
         watch_id = cast("int", create.get("watch_id", 0))
         if end is not None and end <= start:
-            await self._refuse(_NO_WATCH, "etcdserver: the range of the watch is empty")
+            await self._refuse(_NO_WATCH, "mvcc: watcher range is empty")
             return
         if watch_id < 0 or (watch_id and watch_id in self._watches):
             await self._refuse(_NO_WATCH, f"etcdserver: the watch id {watch_id} is in use, or negative")
