@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Iterator
 
@@ -77,6 +78,39 @@ def test_result_backend_url_may_stand_in_its_setting(syncline_cluster: ProcessCl
     assert kv.get("celery-results/a") is not None
     app.backend.delete("a")
     assert app.backend.get("a") is None
+
+
+def test_result_backend_with_several_urls_names_them(syncline_cluster: ProcessCluster, kv: Client) -> None:
+    """A worker prints the URI at its start. A copy by pickle, as a result carries it, asks the same cluster."""
+    urls = ",".join(syncline_cluster.endpoints)
+    app = application("http://127.0.0.1:1")
+    assert app.backend.as_uri() == "http://127.0.0.1:1"
+    app = application("http://127.0.0.1:1")
+    app.conf.result_backend = f"syncline.contrib.celery:ResultBackend+{urls}"
+    assert app.backend.as_uri() == app.backend.as_uri(include_password=True) == urls
+    app.set_current()
+    copy = pickle.loads(pickle.dumps(app.backend))
+    copy.set("a", b"1")
+    assert kv.get("celery-results/a") is not None
+
+
+def test_result_backend_expire_of_an_absent_key_is_no_error(app: Celery, kv: Client) -> None:
+    """The last task of a chord deletes its counter while others may set its end."""
+    app.backend.expire("none", 60)
+    assert kv.count() == 0
+
+
+def test_result_that_is_too_large_fails_its_task(app: Celery) -> None:
+    """Else a caller would wait for ever: the task is done, and has no result."""
+
+    @app.task(name="large")
+    def large() -> str:
+        return "x" * 2_000_000
+
+    app.set_current()
+    app.finalize()
+    with start_worker(app, perform_ping_check=False, pool="solo"), pytest.raises(Exception, match="the limit is"):
+        large.delay().get(timeout=LIMIT_S)
 
 
 def test_once_task_waits_for_a_cluster_that_is_away(app: Celery, syncline_cluster: ProcessCluster) -> None:

@@ -50,9 +50,13 @@ if TYPE_CHECKING:
     class StoreBackendBase:
         """`celery.backends.base.KeyValueStoreBackend`, as far as it is used here."""
 
+        app: Celery
         expires: float | None
 
         def __init__(self, app: Celery, url: str | None = None, **named: object) -> None: ...
+        def __reduce__(
+            self, args: tuple[object, ...] = (), kwargs: dict[str, object] | None = None
+        ) -> str | tuple[object, ...]: ...
 
 else:
     from celery import Task as TaskBase

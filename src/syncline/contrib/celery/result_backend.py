@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from kombu.exceptions import EncodeError
+
 from syncline.client import Client
 from syncline.contrib.celery.bases import StoreBackendBase
 from syncline.contrib.celery.settings import client_for
 from syncline.contrib.connection import client_of
-from syncline.errors import DeadlineExceeded, Dropped, NoLeader, Unreachable
+from syncline.errors import DeadlineExceeded, Dropped, NoLeader, Rejected, TooLarge, Unreachable
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -36,7 +38,19 @@ class ResultBackend(StoreBackendBase):
         super().__init__(app=app, url=url, **named)
         own = url if url and "://" in url else None
         options = app.conf.get("syncline_options")
+        self._own_url = own
         self._kv: Client = client_of(own, options, where="Celery's syncline_options") if own else client_for(app)
+
+    def as_uri(self, include_password: bool = False) -> str:
+        """The URLs of the cluster, for the banner of a worker. There is no password in them."""
+        del include_password
+        found = self._own_url or self.app.conf.get("syncline_url") or "syncline"
+        return found if isinstance(found, str) else ",".join(found)
+
+    def __reduce__(
+        self, args: tuple[object, ...] = (), kwargs: dict[str, object] | None = None
+    ) -> str | tuple[object, ...]:
+        return super().__reduce__(args, {**(kwargs or {}), "url": self._own_url})
 
     def get(self, key: str | bytes) -> bytes | None:
         """A value, read linearizably; None: there is none, or it has ended."""
@@ -50,8 +64,17 @@ class ResultBackend(StoreBackendBase):
         return [found[key].value if key in found else None for key in asked]
 
     def set(self, key: str | bytes, value: bytes | str) -> None:
-        """Write a value, which ends after `result_expires`."""
-        self._kv.put(_full(key), value, ttl=self._ttl_s(self.expires), idempotent=True)
+        """Write a value, which ends after `result_expires`.
+
+        Raises:
+            EncodeError: the value is too large. Celery then stores this error as the result of the task, so that a
+                caller that waits for it gets it.
+            OperationError: the cluster did not answer, or refused it.
+        """
+        try:
+            self._kv.put(_full(key), value, ttl=self._ttl_s(self.expires), idempotent=True)
+        except TooLarge as error:
+            raise EncodeError(f"the result can't be stored: {error}") from error
 
     def delete(self, key: str | bytes) -> None:
         """Delete a value; it is no error if there is none."""
@@ -62,10 +85,15 @@ class ResultBackend(StoreBackendBase):
         return self._kv.increment(_full(key))
 
     def expire(self, key: str | bytes, value: float) -> None:
-        """Let a key end after so many seconds."""
+        """Let a key end after so many seconds; it is no error if there is none."""
         ttl_s = self._ttl_s(value)
-        if ttl_s is not None:
+        if ttl_s is None:
+            return
+        try:
             self._kv.touch(_full(key), ttl_s)
+        except Rejected as error:
+            if error.code != "not_found":  # another worker has finished the chord meanwhile
+                raise
 
     def exception_safe_to_retry(self, exc: BaseException) -> bool:
         """Whether Celery may store a result again after this error."""
