@@ -93,7 +93,7 @@ async def test_snapshot_at_a_url_comes_back_on_all_nodes(tmp_path: Path, files: 
 async def test_snapshot_of_a_store_at_a_path_comes_back(tmp_path: Path) -> None:
     async with Store.open(one_node(tmp_path / "data")) as store:
         await store.put("a", "1")
-        saved = await save_snapshot(store.raft, str(tmp_path / "saved"))
+        saved = await save_snapshot(store.raft, tmp_path / "saved")
         await store.put("a", "2")
         await restore_snapshot(store.raft, str(tmp_path / "saved"))
         found = await store.get("a")
@@ -103,6 +103,20 @@ async def test_snapshot_of_a_store_at_a_path_comes_back(tmp_path: Path) -> None:
         Path(saved.url).name,
         Path(saved.url).name + ".sha256",
     ]
+
+
+@pytest.mark.parametrize("name", ["jobs?x", "jobs[a-z]", "jo*s"])
+async def test_snapshot_at_a_url_with_a_sign_of_patterns_comes_back(tmp_path: Path, name: str) -> None:
+    """fsspec's own `mv` takes such a path for a pattern, where a file system has no renames."""
+    async with Store.open(one_node(tmp_path)) as store:
+        await store.put("a", "1")
+        saved = await save_snapshot(store.raft, f"memory://{name}/x")
+        assert await list_snapshots(f"memory://{name}/x") == [saved]
+        await store.put("a", "2")
+        await restore_snapshot(store.raft, f"memory://{name}/x")
+        found = await store.get("a")
+        assert found is not None
+        assert found.value == b"1"
 
 
 async def test_snapshot_goes_from_one_engine_to_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,6 +294,12 @@ async def test_snapshot_url_that_can_not_be_used_is_a_config_error(tmp_path: Pat
         for call in (save_snapshot(raft, "no://u:pw@host"), restore_snapshot(raft, "no://u:pw@host")):
             with pytest.raises(ConfigError, match=r"no://\[removed\]@host: ValueError"):
                 await call
+        for empty in (save_snapshot(raft, ""), restore_snapshot(raft, " "), list_snapshots("")):  # it is not the root
+            with pytest.raises(ConfigError, match="URL of the snapshots is empty"):
+                await empty
+        with pytest.raises(TypeError, match="keep must be"):  # before anything is saved
+            await save_snapshot(raft, URL, keep=1.5)  # type: ignore[arg-type]
+        assert await list_snapshots(URL) == []
 
 
 async def test_snapshot_without_a_quorum_is_saved_stale_alone(tmp_path: Path) -> None:

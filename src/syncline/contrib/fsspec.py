@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 import re
 import secrets
 import tempfile
@@ -21,6 +22,7 @@ from typing import IO, BinaryIO, Final, Protocol, TypeVar, cast
 
 import msgspec
 
+from syncline.client.arguments import checked_number
 from syncline.contrib.extras import missing_extra
 from syncline.contrib.urls import shown, split_path, without_slash
 from syncline.engines.protocol import Engine
@@ -48,6 +50,10 @@ SUM_LIMIT_BYTES: Final = 4096
 PART_SUFFIX: Final = ".part"
 PIECE_BYTES: Final = 1 << 20
 
+PATTERN_SIGNS: Final = frozenset("*?[")
+"""In a path that has one of them, `mv` of a file system without renames sees a pattern: it makes a directory of the new
+name, with the file in it."""
+
 Result = TypeVar("Result")
 
 
@@ -66,7 +72,12 @@ class SavedSnapshot(msgspec.Struct, frozen=True):
 
 
 async def save_snapshot(
-    engine: Engine[object], url: str, *, keep: int | None = None, stale: bool = False, timeout: float = 600.0
+    engine: Engine[object],
+    url: str | os.PathLike[str],
+    *,
+    keep: int | None = None,
+    stale: bool = False,
+    timeout: float = 600.0,
 ) -> SavedSnapshot:
     """Save the state of a machine as a file in the directory `url`, taking a snapshot if there is no newest one.
 
@@ -86,8 +97,9 @@ async def save_snapshot(
         OperationError: the reads of the engine are not confirmed; the node was closed.
     """
     check_timeout(timeout)
-    if keep is not None and keep < 1:
+    if keep is not None and checked_number(keep, "keep") < 1:
         raise ConfigError(f"keep is {keep!r}: it must be 1 or more")
+    url = os.fspath(url)
     loop = asyncio.get_running_loop()
     end_s = loop.time() + timeout
     newest = await take_newest(engine, stale=stale, timeout_s=timeout)  # it ends in time, and says why
@@ -100,7 +112,7 @@ async def save_snapshot(
         raise DeadlineExceeded(f"{shown(url)}: the snapshot is not saved after {timeout:g} s") from None
 
 
-async def list_snapshots(url: str) -> list[SavedSnapshot]:
+async def list_snapshots(url: str | os.PathLike[str]) -> list[SavedSnapshot]:
     """The complete snapshots in the directory `url`: of each cluster the newest first; none without such a directory.
 
         for saved in await list_snapshots("s3://bucket/jobs"):
@@ -110,11 +122,12 @@ async def list_snapshots(url: str) -> list[SavedSnapshot]:
         ConfigError: fsspec can't use the URL.
         StorageError: the file system at the URL has failed.
     """
-    return await _beside(lambda _: _SnapshotDirectory(url).saved())
+    place = os.fspath(url)
+    return await _beside(lambda _: _SnapshotDirectory(place).saved())
 
 
 async def restore_snapshot(
-    target: Raft[Result] | str, url: str, *, trial: FSM[object] | None = None, timeout: float = 600.0
+    target: Raft[Result] | str, url: str | os.PathLike[str], *, trial: FSM[object] | None = None, timeout: float = 600.0
 ) -> SnapshotInfo:
     """Replace the state of a live cluster of Raft by a saved snapshot, or begin another engine's empty log with it.
 
@@ -134,6 +147,7 @@ async def restore_snapshot(
         DeadlineExceeded: it was not fetched in time (`not_applied`), or as `Raft.restore` says.
     """
     check_timeout(timeout)
+    url = os.fspath(url)
     loop = asyncio.get_running_loop()
     end_s = loop.time() + timeout
     own = None if isinstance(target, str) else target.cluster_id
@@ -263,6 +277,7 @@ class _Files(Protocol):
     def info(self, path: str) -> dict[str, object]: ...
     def open(self, path: str, mode: str) -> AbstractContextManager[BinaryIO]: ...
     def mv(self, path1: str, path2: str) -> object: ...
+    def cp_file(self, path1: str, path2: str) -> object: ...
     def rm_file(self, path: str) -> object: ...
 
 
@@ -270,6 +285,8 @@ class _SnapshotDirectory:
     """A directory of a file system of fsspec. All of it blocks."""
 
     def __init__(self, url: str) -> None:
+        if not url.strip():
+            raise ConfigError("the URL of the snapshots is empty: give a directory, such as s3://bucket/jobs")
         self.url = without_slash(url)
         try:
             files, root = url_to_fs(self.url)
@@ -290,8 +307,13 @@ class _SnapshotDirectory:
 
     def move(self, name: str, to: str) -> None:
         """Object stores copy. A file of this name that is there has the same bytes."""
+        before, after = f"{self._root}/{name}", f"{self._root}/{to}"
         with self.reported(to):
-            self._files.mv(f"{self._root}/{name}", f"{self._root}/{to}")
+            if PATTERN_SIGNS.isdisjoint(self._root):
+                self._files.mv(before, after)
+            else:
+                self._files.cp_file(before, after)
+                self._files.rm_file(before)
 
     def remove(self, name: str) -> None:
         with self.reported(name), contextlib.suppress(FileNotFoundError):
