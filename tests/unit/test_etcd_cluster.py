@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from syncline.cli.up.plan import make_plan, write_plan
+from syncline.client.schemas import Members
 from syncline.errors import ConfigError
 from syncline.platform.disk import OsDisk
 from syncline.server.config import ServerConfig, load_config
@@ -17,7 +20,7 @@ from syncline.server.etcd.methods import METHODS
 from syncline.server.exposure import offers_etcd
 from syncline.server.tasks import Tasks
 from tests.helpers.etcd_wire import EtcdWire
-from tests.helpers.kv_node import IDS
+from tests.helpers.kv_node import IDS, FakeBackend
 
 
 async def test_etcd_members_have_ids_names_and_urls() -> None:
@@ -44,6 +47,43 @@ async def test_etcd_member_changes_reach_the_node() -> None:
     assert wire.backend.changes[-1][:2] == ("promote", IDS["b"])
     left = await wire.good("cluster/member/remove", {"ID": IDS["c"]})
     assert str(IDS["c"]) not in [member["ID"] for member in left["members"]]
+
+
+class LearnerBackend(FakeBackend):
+    """The member b is a learner, as the test describes it."""
+
+    def __init__(self, learner: dict[str, Any]) -> None:
+        super().__init__()
+        self.learners.add(IDS["b"])
+        self.learner = learner
+
+    def members(self) -> Members:
+        found = super().members()
+        rows = [replace(one, **self.learner) if one.name == "b" else one for one in found.members]
+        return replace(found, members=tuple(rows))
+
+
+@pytest.mark.parametrize(
+    ("learner", "text"),
+    [
+        ({"http": "", "level": 0}, "can only promote a learner member which is in sync with leader"),
+        ({"match": 89, "lag": 11, "active": True}, "can only promote a learner member which is in sync with leader"),
+        ({"match": 100, "lag": 0, "active": False}, "can only promote a learner member which is in sync with leader"),
+        ({"role": "voter"}, "can only promote a learner member"),
+        ({"match": 91, "lag": 9, "active": True}, ""),
+        ({"match": None, "lag": None}, ""),
+    ],
+)
+async def test_etcd_promote_takes_a_learner_in_sync_alone(learner: dict[str, Any], text: str) -> None:
+    """A voter that has not started counts for the quorum, and can't help it."""
+    backend = LearnerBackend(learner)
+    wire = EtcdWire(backend)
+    if not text:
+        await wire.good("cluster/member/promote", {"ID": IDS["b"]})
+        assert backend.changes[-1][:2] == ("promote", IDS["b"])
+        return
+    assert await wire.refused("cluster/member/promote", {"ID": IDS["b"]}) == (400, 9, text)
+    assert not backend.changes
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from syncline.client.schemas import MemberInfo
 from syncline.kv.auth.records import ClusterOperation
 from syncline.server.addresses import check_address
 from syncline.server.etcd.context import ServiceContext
-from syncline.server.etcd.errors import INVALID_ARGUMENT, NOT_FOUND, EtcdError
+from syncline.server.etcd.errors import FAILED_PRECONDITION, INVALID_ARGUMENT, NOT_FOUND, EtcdError
 from syncline.server.etcd.face import EtcdCaller, EtcdFace
 from syncline.server.etcd.messages import Message
 
@@ -17,6 +17,9 @@ __all__ = ["ClusterService", "member_id"]
 
 SCHEME: Final = "http://"
 """Peers have addresses without a scheme. etcd's clients want URLs."""
+
+IN_SYNC: Final = 0.9
+"""The part of the leader's log that a learner has at least, as in etcd."""
 
 
 def member_id(member: MemberInfo) -> int:
@@ -71,9 +74,16 @@ class ClusterService:
         return self._answer()
 
     async def promote(self, request: Message, caller: EtcdCaller) -> Message:
-        """Make a voter of a learner."""
+        """Make a voter of a learner that is in sync. As a voter it counts for the quorum, in sync or not."""
         await self._context.require(caller, ClusterOperation.MEMBERS)
-        await self._context.node.promote_member(self._known(request), caller.timeout_s, force=False)
+        node_id = self._known(request)
+        [member] = [one for one in self._context.node.members().members if member_id(one) == node_id]
+        if member.role != "learner":
+            raise EtcdError(FAILED_PRECONDITION, "etcdserver: can only promote a learner member")
+        if not _is_in_sync(member):
+            text = "etcdserver: can only promote a learner member which is in sync with leader"
+            raise EtcdError(FAILED_PRECONDITION, text)
+        await self._context.node.promote_member(node_id, caller.timeout_s, force=False)
         return self._answer()
 
     def _known(self, request: Message) -> int:
@@ -90,11 +100,22 @@ class ClusterService:
 def _member(member: MemberInfo) -> Message:
     return {
         "ID": member_id(member),
-        "name": member.name if member.http or member.level else "",  # no name: it has not started yet
+        "name": member.name if _has_started(member) else "",
         "peerURLs": [SCHEME + member.peer] if member.peer else [],
         "clientURLs": [member.http] if member.http else [],
         "isLearner": member.role == "learner",
     }
+
+
+def _has_started(member: MemberInfo) -> bool:
+    return bool(member.http or member.level)
+
+
+def _is_in_sync(member: MemberInfo) -> bool:
+    """Whether a learner may become a voter. How far it is, the leader alone knows."""
+    if member.match is None or member.lag is None:
+        return _has_started(member)
+    return _has_started(member) and bool(member.active) and member.match > (member.match + member.lag) * IN_SYNC
 
 
 def _address_of(request: Message) -> str:
