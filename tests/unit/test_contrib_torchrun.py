@@ -155,6 +155,7 @@ def test_worker_store_has_the_calls_of_torch(kv: Client) -> None:
     assert store.begun
     store.set("a", b"\xff")  # type: ignore[attr-defined]
     assert store.get("a") == b"\xff"  # type: ignore[attr-defined]
+    assert store.get(key="a", timeout=timedelta(seconds=1)) == b"\xff"  # type: ignore[attr-defined]
 
 
 def test_worker_keys_add_compare_and_delete(kv: Client) -> None:

@@ -223,9 +223,9 @@ def store_class(base: type) -> Callable[[WorkerKeys], object]:
 
 
 def _delegate(name: str) -> Callable[..., object]:
-    def call(self: object, *arguments: object) -> object:
+    def call(self: object, *arguments: object, **named: object) -> object:
         method: Callable[..., object] = getattr(vars(self)["_keys"], name)
-        return method(*arguments)
+        return method(*arguments, **named)
 
     call.__name__ = name
     return call
