@@ -66,6 +66,17 @@ def test_contrib_program_of_a_page_has_at_most_ten_lines(page: Path) -> None:
     assert len([line for line in first.splitlines() if line.strip()]) <= 10
 
 
+def test_contrib_client_takes_files_for_https_from_the_environment() -> None:
+    """`syncline up --tls` prints `export SYNCLINE_CACERT=…`. Other endpoints need no such file."""
+    with environment({"SYNCLINE_CACERT": "/nowhere"}):
+        for endpoints in ("https://127.0.0.1:1", iter(["https://127.0.0.1:1"])):
+            with pytest.raises(ConfigError, match="cacert '/nowhere' can't be used"):
+                client_of(endpoints, {}, where="the options")
+        client_of("http://127.0.0.1:1", {}, where="the options").close()
+        with pytest.raises(ConfigError, match="cacert '/elsewhere' can't be used"):
+            client_of("https://127.0.0.1:1", {"cacert": "/elsewhere"}, where="the options")
+
+
 def test_contrib_client_takes_endpoints_and_token_from_the_environment(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("secret\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from syncline.client import DEFAULT_TIMEOUT_S, Client
@@ -15,6 +15,9 @@ __all__ = ["ENDPOINTS_VARIABLE", "checked_name", "client_of"]
 
 ENDPOINTS_VARIABLE: Final = "SYNCLINE_ENDPOINTS"
 TOKEN_FILE_VARIABLE: Final = "SYNCLINE_TOKEN_FILE"  # noqa: S105 - the name of a variable
+TLS_VARIABLES: Final = ("SYNCLINE_CACERT", "SYNCLINE_CERT", "SYNCLINE_KEY_FILE")
+"""Paths of files for https, as the command line takes them, too."""
+
 TOKEN_BYTES: Final = 4096
 """A file that is larger is no token's: it is not read."""
 
@@ -31,7 +34,8 @@ def client_of(
 
     `endpoints`: URLs, separated by commas or as a list; nothing: those of `SYNCLINE_ENDPOINTS`, else those of
     `syncline up`. `options`: `timeout` (seconds), `user` and `password`, or `token` or `token_file` (or
-    `SYNCLINE_TOKEN_FILE`), and for https `cacert`, `cert`, `key_file`. `where` they stand, for errors.
+    `SYNCLINE_TOKEN_FILE`), and for https `cacert`, `cert`, `key_file` (without any of them those of `SYNCLINE_CACERT`,
+    `SYNCLINE_CERT`, `SYNCLINE_KEY_FILE`). `where` they stand, for errors.
 
     Raises:
         ConfigError: there is no such option, or a value can't be used.
@@ -46,10 +50,12 @@ def client_of(
         raise ConfigError(f"{where}: timeout is {timeout!r}: it must be a number of seconds")
     credential = texts["token"] or texts["user"]
     token_file = texts["token_file"] or (None if credential else os.environ.get(TOKEN_FILE_VARIABLE))
+    named = list(endpoints) if isinstance(endpoints, Iterator) else endpoints
+    named = named or os.environ.get(ENDPOINTS_VARIABLE) or DEFAULT_ENDPOINTS
     return Client(
-        endpoints or os.environ.get(ENDPOINTS_VARIABLE) or DEFAULT_ENDPOINTS,
+        named,
         timeout=timeout,
-        tls=_tls(texts),
+        tls=_tls(texts, named),
         user=texts["user"],
         password=texts["password"],
         token=texts["token"] or (_token_in(token_file, where) if token_file else None),
@@ -73,8 +79,11 @@ def _text(value: object, name: str, where: str) -> str | None:
     raise ConfigError(f"{where}: {name} must be text, not {type(value).__name__}")
 
 
-def _tls(texts: Mapping[str, str | None]) -> ssl.SSLContext | None:
+def _tls(texts: Mapping[str, str | None], endpoints: object) -> ssl.SSLContext | None:
     files = texts["cacert"], texts["cert"], texts["key_file"]
+    if not any(files) and "https://" in str(endpoints):
+        cacert, cert, key_file = (os.environ.get(name) for name in TLS_VARIABLES)
+        files = cacert, cert, key_file
     return trusting_context(*files, settings=("cacert", "cert", "key_file")) if any(files) else None
 
 
