@@ -133,7 +133,18 @@ class SiteWire(AuthWire):
                 withdraw(backend)
             case "late":
                 self.wall_s += 10.0
-        await self.settle()
+        await self.rest()
+
+    async def rest(self) -> None:
+        """Let all happen that needs no further step: pipelined keep-alives take many turns, one after the other."""
+        before: tuple[int, ...] = ()
+        while (now := self._progress()) != before:
+            before = now
+            await self.settle()
+
+    def _progress(self) -> tuple[int, ...]:
+        queue = self.connection._queue
+        return len(self.received), len(queue.slots), len(queue.unstarted), queue.in_flight, len(self.backend.held)
 
     def seen(self) -> dict[str, object]:
         connection, backend = self.connection, self.backend
@@ -157,7 +168,7 @@ class SiteWire(AuthWire):
             if not self.backend.held:
                 break
             self.backend.release()
-            await self.settle()
+            await self.rest()
 
 
 @settings(max_examples=50, deadline=None)
