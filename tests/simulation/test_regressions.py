@@ -161,6 +161,7 @@ def _applied(server: SimServer) -> int:
     return server.driver.applied if server.driver is not None else 0
 
 
+@pytest.mark.slow
 def test_answered_membership_is_durable_with_a_later_change() -> None:
     """The answer held the later change, which no quorum had on its disks yet."""
     faults = ("joint", "promote", "demote", "snapshot", "kill")
@@ -187,6 +188,7 @@ def test_quorum_of_new_voters_is_counted_from_the_change() -> None:
     assert report.failure is None, report.failure
 
 
+@pytest.mark.slow
 def test_bytes_on_a_slow_line_arrive_when_the_line_is_fast_again() -> None:
     """What was sent at 2000 bytes/s still took that long when all faults were over: no leader for five seconds."""
     report = replay(110152, Options())
@@ -248,6 +250,7 @@ def test_members_at_the_end_are_those_before_the_leader_is_taken_out() -> None:
     assert report.failure is None, report.failure
 
 
+@pytest.mark.slow
 def test_watcher_that_reads_slowly_blames_no_server_for_its_pauses() -> None:
     """It read a message each 50 ms after the faults, too, and was more than the 400 behind that are read in 20 s."""
     report = replay(720448, Options())

@@ -35,6 +35,7 @@ def test_shrink_with_a_planted_bug_leaves_what_shows_it(monkeypatch: pytest.Monk
     assert "6 → 1 faults" in str(shrunk)
 
 
+@pytest.mark.slow
 def test_shrunk_options_replay_the_same_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command that is printed is of use in another process, too."""
     members_listed_wrongly_while_joint(monkeypatch)

@@ -15,7 +15,7 @@ import pytest
 from syncline.testing.sim.seeds import Options, run_seed
 from syncline.testing.simulate import main
 
-QUICK_SEEDS = 25
+QUICK_SEEDS = 20
 REPLAY = """
 from syncline.testing.sim.seeds import Options, run_seed
 report = run_seed(13, Options(nodes=3, sim_seconds=2.0, faults=("cut", "kill", "power"), trace=True))

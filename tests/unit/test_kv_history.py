@@ -322,7 +322,7 @@ class HistoryModel(RuleBasedStateMachine):
 
 
 TestHistory = HistoryModel.TestCase
-TestHistory.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestHistory.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
 
 
 class LongHistoryModel(HistoryModel):

@@ -85,7 +85,7 @@ class IndexModel(RuleBasedStateMachine):
 
 
 TestKeyIndex = IndexModel.TestCase
-TestKeyIndex.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestKeyIndex.settings = settings(max_examples=90, stateful_step_count=40, deadline=None)
 
 
 def test_growing_keys_fill_their_chunks() -> None:

@@ -59,7 +59,7 @@ def apply(machine: KvMachine, command: Command) -> object:
     return machine.apply(Entry(1, 1, encode_command(command)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(long_histories, st.integers(0, 25))
 def test_the_machine_answers_as_the_naive_one_does(history: list[Command], restored_at: int) -> None:
     """Every command, leases and past revisions included, with a snapshot and its restore in between."""
