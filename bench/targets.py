@@ -153,6 +153,8 @@ TARGETS: Sequence[Target] = (
         "watch.prefix.cpu.ratio", "100 watchers of a prefix: processor time per event, with the write", 0.7, "x etcd"
     ),
     AtMost("watch.prefix.p99.ratio", "100 watchers of a prefix: p99 from acknowledgement to event", 1.0, "x etcd"),
-    AtMost("leases.leader.syncline", "10,000 leases kept alive every 10 s: the leader", 10.0, "% of a core"),
+    AtMost("leases.leader.syncline", "10,000 leases kept alive one by one every 10 s: the leader", 10.0, "% of a core"),
+    AtMost("leases.held.100", "10,000 leases of 100 clients kept alive every 10 s: the leader", 10.0, "% of a core"),
+    AtMost("leases.held.1000", "10,000 leases of 1,000 clients kept alive every 10 s: the leader", 10.0, "% of a core"),
     AtMost("idle.syncline", "idle", 1.5, "% of a core per node"),
 )
