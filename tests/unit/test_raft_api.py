@@ -31,10 +31,13 @@ from syncline import (
     RoleChanged,
     SnapshotTaken,
     Startup,
+    blocking,
 )
 from syncline.errors import ConfigError, DeadlineExceeded, MembershipError, NoLeader, Outcome
 from syncline.node.envelope import encode
 from syncline.platform.world import World
+from syncline.testing import RaftCluster
+from syncline.testing.plugin import MakeCluster
 from tests.helpers.node_cluster import cluster, until
 from tests.helpers.ports import free_block
 
@@ -71,6 +74,32 @@ async def test_raft_open_as_a_context_closes_the_node(tmp_path: Path) -> None:
         assert_type(future, ApplyFuture[int])
         assert await future == 2
     assert raft.role == "stopped"
+
+
+def test_blocking_raft_has_the_types_of_its_machine(tmp_path: Path) -> None:
+    with blocking.Raft.open(settings(tmp_path), Counter()) as raft:
+        assert_type(raft.apply(b"2", timeout=LIMIT_S), int)
+        [future] = raft.apply_many([b"1"], timeout=LIMIT_S)
+        assert_type(future.result(), int)
+        with raft.leadership(timeout=LIMIT_S) as term:
+            assert_type(term.apply(b"1"), int)
+
+
+def test_raft_cluster_has_the_types_of_its_machine(raft_cluster: MakeCluster) -> None:
+    cluster = raft_cluster(Counter, nodes=1)
+    assert_type(cluster, RaftCluster[Counter])
+    cluster.apply(b"2")
+    assert_type(cluster.machine("n1"), Counter)
+    count = cluster.read(lambda machine: machine.count)
+    assert_type(count, int)
+    assert count == count_in(cluster) == 2
+
+
+def count_in(cluster: RaftCluster) -> int:
+    """A helper of a test may take a cluster of any machine."""
+    machine = cluster.machine("n1")
+    assert isinstance(machine, Counter)
+    return machine.count
 
 
 async def test_raft_open_as_a_context_closes_the_node_after_an_error(tmp_path: Path) -> None:

@@ -33,7 +33,10 @@ from syncline.transport.messages import PeerStats
 __all__ = ["AskBlocking", "BlockingRaft", "asked_beside"]
 
 R = TypeVar("R")
-"""What the state machine answers to a command."""
+"""What the state machine answers to a command: in methods that make a node, of which no node knows it yet."""
+
+Own = TypeVar("Own")
+"""The same, of one node. Not `R`: of `blocking.Raft`, which is another name of the class, it would be unknown."""
 
 AskBlocking = Callable[[int], int]
 """Has a member of the cluster add the node with this id, and returns the cluster's id. It may block."""
@@ -47,7 +50,7 @@ AFTER_FORK: Final = (
 )
 
 
-class BlockingRaft(BlockingAdministration[R], BlockingLeaderOperations[R], Generic[R]):
+class BlockingRaft(BlockingAdministration[Own], BlockingLeaderOperations[Own], Generic[Own]):
     """A running node for code without async. Any number of threads may call it.
 
         with blocking.Raft.open(config, Counter()) as raft:
@@ -61,7 +64,7 @@ class BlockingRaft(BlockingAdministration[R], BlockingLeaderOperations[R], Gener
     machine must not call its own node: it would wait for itself until the deadline.
     """
 
-    def __init__(self, portal: Portal, raft: Raft[R]) -> None:
+    def __init__(self, portal: Portal, raft: Raft[Own]) -> None:
         """Use `Raft.open`."""
         super().__init__(portal, raft, portal.owner.what)
 

@@ -6,17 +6,19 @@ It imports nothing of Syncline until a test asks for a fixture, or the option is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeVar
 
 import pytest
 
 if TYPE_CHECKING:
     from syncline.client import Client
+    from syncline.node.fsm import FSM
     from syncline.testing.cluster import Settings
-    from syncline.testing.fsm.run import MakeFSM
     from syncline.testing.process_cluster import ProcessCluster
     from syncline.testing.raft_cluster import RaftCluster
+
+    M = TypeVar("M", bound=FSM[object])
 
 __all__ = ["MakeCluster", "kv", "raft_cluster", "syncline_cluster"]
 
@@ -59,8 +61,8 @@ class MakeCluster(Protocol):
     """The type of the fixture: call it for a cluster, more than once for several."""
 
     def __call__(
-        self, machine: MakeFSM, *, nodes: int = 3, seed: int = 0, settings: Settings | None = None
-    ) -> RaftCluster: ...
+        self, machine: Callable[[], M], *, nodes: int = 3, seed: int = 0, settings: Settings | None = None
+    ) -> RaftCluster[M]: ...
 
 
 @pytest.fixture
@@ -70,9 +72,12 @@ def raft_cluster() -> Iterator[MakeCluster]:
 
     made: list[RaftCluster] = []
 
-    def make(machine: MakeFSM, *, nodes: int = 3, seed: int = 0, settings: Settings | None = None) -> RaftCluster:
-        made.append(RaftCluster(machine, nodes=nodes, seed=seed, settings=settings))
-        return made[-1]
+    def make(
+        machine: Callable[[], M], *, nodes: int = 3, seed: int = 0, settings: Settings | None = None
+    ) -> RaftCluster[M]:
+        cluster = RaftCluster(machine, nodes=nodes, seed=seed, settings=settings)
+        made.append(cluster)
+        return cluster
 
     yield make
     for cluster in made:

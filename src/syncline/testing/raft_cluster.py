@@ -17,18 +17,25 @@ import asyncio
 import random
 from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Self, TypeVar, cast
 
 from syncline.errors import DeadlineExceeded, Outcome, UsageError
 from syncline.node.entry_stamps import STAMP_LEVEL
 from syncline.node.fsm import FSM
 from syncline.node.raft import Raft
 from syncline.testing.cluster import Settings, SimCluster
-from syncline.testing.fsm.run import MakeFSM, snapshot_bytes
+from syncline.testing.fsm.run import snapshot_bytes
 from syncline.testing.sim.disk import Survival
 from syncline.testing.sim.loop import SimLoop
 from syncline.testing.sim.server import Condition, SimServer
 from syncline.testing.sim.workers import Delay
+
+if TYPE_CHECKING:
+    import typing_extensions  # for type checkers alone, which have it: `default` is in `typing` from Python 3.13 on
+
+    M_co = typing_extensions.TypeVar("M_co", bound=FSM[object], default=FSM[object], covariant=True)
+else:
+    M_co = TypeVar("M_co", covariant=True)
 
 __all__ = ["RaftCluster"]
 
@@ -38,14 +45,18 @@ PATIENCE_S: Final = 30.0
 """Limit for an election, a restart or catching up, in the cluster's time."""
 
 
-class RaftCluster:
+class RaftCluster(Generic[M_co]):
     """A cluster of `nodes` voters, `n1`, `n2`, …, each with a state machine made by `machine`. It starts at once.
+
+    `RaftCluster[Bank]` is one of machines of the class `Bank`.
 
     Close it at the end, or use it as a context manager; the fixture does that by itself. `settings` are the nodes':
     by default small ones, so that few commands already make snapshots.
     """
 
-    def __init__(self, machine: MakeFSM, *, nodes: int = 3, seed: int = 0, settings: Settings | None = None) -> None:
+    def __init__(
+        self, machine: Callable[[], M_co], *, nodes: int = 3, seed: int = 0, settings: Settings | None = None
+    ) -> None:
         self._loop = SimLoop()
         self._errors: list[BaseException] = []
         self._loop.set_exception_handler(self._unhandled)
@@ -55,7 +66,9 @@ class RaftCluster:
             self.close()
             raise
 
-    async def _made(self, machine: MakeFSM, nodes: int, seed: int, settings: Settings | None) -> SimCluster:
+    async def _made(
+        self, machine: Callable[[], FSM[object]], nodes: int, seed: int, settings: Settings | None
+    ) -> SimCluster:
         cluster = SimCluster(self._loop, seed=seed, machine=machine, settings=settings)
         await cluster.start(nodes)
         await cluster.leader()
@@ -102,7 +115,7 @@ class RaftCluster:
         leader = self.leader
         return [server.name for server in self._cluster.running if server.name != leader]
 
-    def machine(self, node: str) -> FSM[object]:
+    def machine(self, node: str) -> M_co:
         """The state machine of a node: of its latest process, if it has crashed.
 
             print(cluster.machine("n1"))
@@ -112,7 +125,7 @@ class RaftCluster:
         """
         machine = self._cluster.server(node).machine
         assert machine is not None
-        return machine
+        return cast("M_co", machine)  # `machine` of the constructor has made it
 
     def error(self, node: str) -> BaseException | None:
         """Why a node has stopped itself, or refused to start.
@@ -155,10 +168,10 @@ class RaftCluster:
             raise DeadlineExceeded(f"{server.name} does not answer", outcome=Outcome.UNKNOWN)
         return future.result()
 
-    def read(self, look: Callable[[FSM[object]], Result], *, node: str | None = None, timeout: float = 5.0) -> Result:
+    def read(self, look: Callable[[M_co], Result], *, node: str | None = None, timeout: float = 5.0) -> Result:
         """Call `look` linearizably with the state machine of a node, by default the leader's, and return its answer.
 
-            state = cluster.read(lambda machine: repr(machine))
+            state = cluster.read(lambda bank: dict(bank.accounts))
 
         Raises:
             OperationError: no quorum confirmed the read before the deadline.
@@ -166,7 +179,7 @@ class RaftCluster:
         """
         return self._run(self._read(look, node, timeout))
 
-    async def _read(self, look: Callable[[FSM[object]], Result], node: str | None, timeout_s: float) -> Result:
+    async def _read(self, look: Callable[[M_co], Result], node: str | None, timeout_s: float) -> Result:
         server = self._cluster.server(node) if node else await self._cluster.leader(timeout_s)
         raft = _raft(server)
         confirmed = await self._answered(server.call(lambda: raft.read_index(timeout=timeout_s)), server, timeout_s)
