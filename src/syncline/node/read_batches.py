@@ -150,8 +150,12 @@ class ReadBatches:
 
     def expire(self, now_s: float, leader: int, why_no_leader: str = NO_QUORUM) -> None:
         overdue = [future for future in self._waiting() if future.deadline_s <= now_s]
+        confirmed = {future for batch in self._confirmed for future in batch.futures} if overdue else set()
         for future in sorted(overdue, key=_deadline_s):
-            if leader:
+            if future in confirmed:
+                message = "the read is confirmed, but the state machine had not applied all before it at the deadline"
+                settle_error(future, DeadlineExceeded(message, outcome=Outcome.NOT_APPLIED, leader=leader or None))
+            elif leader:
                 message = "the leader did not confirm the read before the deadline"
                 settle_error(future, DeadlineExceeded(message, outcome=Outcome.NOT_APPLIED, leader=leader))
             else:
