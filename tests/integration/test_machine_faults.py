@@ -122,7 +122,7 @@ class NoView(Listing):
 
 @pytest.mark.parametrize("fails", [OSError(28, "No space left on device"), MemoryError("x"), None])
 async def test_snapshot_that_fails_is_tried_again_and_no_node_stops(
-    tmp_path: Path, fails: object, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, fails: object, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """All nodes take theirs at the same entry: one failure would be the end of all of them."""
     monkeypatch.setattr("syncline.node.snapshots.RETRY_TICKS", 2)
@@ -139,6 +139,10 @@ async def test_snapshot_that_fails_is_tried_again_and_no_node_stops(
         with pytest.raises(StorageError, match="snapshot"):
             await leader.snapshot()
         assert leader.stats().snapshots_taken == 0
+        tracebacks = [record.exc_info for record in caplog.records if "was not made" in record.getMessage()]
+        assert tracebacks
+        of_the_machine = isinstance(fails, MemoryError)  # a full disk, or no view, has no line in the program's code
+        assert all((shown is not None) is of_the_machine for shown in tracebacks)
         await all_apply(nodes, b"alive")
         for machine in nodes.machines.values():
             assert isinstance(machine, NoView)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO, Self, cast
 
@@ -287,6 +288,7 @@ def failing(source: BinaryIO) -> object:
     ("do", "named"),
     [
         (failing, "KeyError: b'st'"),
+        (lambda _: sys.exit(), "SystemExit. Correct the state machine"),
         (lambda _: late(), "returned a coroutine"),
         (lambda source: source.close(), "closed the source"),
     ],

@@ -135,6 +135,49 @@ async def test_any_other_exception_is_the_end(make: type[Listing]) -> None:
     assert work.outcomes == []
 
 
+class Leaving(Listing):
+    """Its command "leave" raises what is no `Exception`."""
+
+    leaves: type[BaseException] = SystemExit
+
+    def apply(self, command: Command) -> object:
+        if command.data == b"leave":
+            raise self.leaves
+        return super().apply(command)
+
+
+class LoopLeaving(Leaving):
+    apply_on_loop = True
+
+
+@pytest.mark.parametrize("leaves", [SystemExit, GeneratorExit, asyncio.CancelledError])
+@pytest.mark.parametrize("make", [Leaving, LoopLeaving])
+async def test_applier_names_the_entry_whatever_apply_raises(make: type[Leaving], leaves: type[BaseException]) -> None:
+    """`sys.exit()` in a command stops each node at this entry: the operator must read which one, and what to do."""
+    machine = make()
+    machine.leaves = leaves
+    work = Run(machine)
+    work.put(entry(1, b"a"), entry(2, b"leave"))
+    await work.ended()
+    [error] = work.failures
+    assert isinstance(error, NodeFailed)
+    assert f"{make.__name__}.apply raised {leaves.__name__}. It happened at entry 2" in str(error)
+    await work.applier.close()
+
+
+async def test_applier_interrupted_on_the_loop_stops_and_passes_it_on() -> None:
+    """Ctrl-C may come within an apply on the loop. The state is in doubt then: nothing may be applied behind it."""
+    machine = LoopLeaving()
+    machine.leaves = KeyboardInterrupt
+    work = Run(machine)
+    with pytest.raises(KeyboardInterrupt):
+        work.put(entry(1, b"a"), entry(2, b"leave"))
+    work.put(entry(3, b"never"))
+    assert [type(error) for error in work.failures] == [KeyboardInterrupt]
+    assert machine.items == [b"a"]
+    await work.applier.close()
+
+
 @pytest.mark.parametrize("make", MACHINES)
 async def test_applier_entry_of_garbage_is_ignored(make: type[Listing]) -> None:
     """All nodes apply the same entries: one that stops a node stops all of them, and again at each start."""

@@ -17,6 +17,7 @@ import msgspec
 from syncline.decoding import UNDECODABLE
 from syncline.engines.taking import TakenState
 from syncline.errors import NodeFailed, StorageError
+from syncline.node.applier import RAISED
 from syncline.node.fsm import FSM, FSMSnapshot
 from syncline.node.machine import check_restored, persist, release, restore_failed
 from syncline.node.renumbering import renumber
@@ -113,7 +114,7 @@ def load_snapshot(fsm: FSM[object], body: bytes, where: str) -> LoadedSnapshot:
         check_restored(answer, source)
         if body.startswith(RESTORED_MAGIC):
             renumber(fsm)  # from the loaded numbers alone: so each node has the same ones
-    except Exception as error:  # noqa: BLE001 - the user's code; it is raised again with a name
+    except RAISED as error:
         restore_failed(fsm, state.index, where, error)
     return LoadedSnapshot(state, sessions)
 

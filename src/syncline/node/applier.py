@@ -136,9 +136,9 @@ class NotViewed(msgspec.Struct, frozen=True):
     error: Exception
 
 
-RAISED: Final = (Exception, asyncio.CancelledError)
-"""Errors of the user's code that become a `NodeFailed` with a name. A cancellation is no `Exception`; on the
-event loop it would bypass the code that stops the node."""
+RAISED: Final = (Exception, asyncio.CancelledError, SystemExit, GeneratorExit)
+"""Errors of the user's code that become a `NodeFailed` with a name. The last three are no `Exception`; on the event
+loop they would bypass the code that stops the node. Ctrl-C may come during an apply there, and is not the code's."""
 
 Work: TypeAlias = ApplyWork | RestoreWork | SnapshotWork | LookWork[object]
 Outcome: TypeAlias = Applied | Restored | Viewed | NotViewed | LookWork[object]
@@ -158,7 +158,7 @@ def restore(fsm: FSM[object], reader: SnapshotReader) -> SessionTable:
         try:
             answer: object = fsm.restore(source)  # type: ignore[func-returns-value]  # the user's code
             check_restored(answer, source)
-        except Exception as error:  # noqa: BLE001 - the user's code; it is raised again with a name
+        except RAISED as error:
             if not source.closed:
                 reader.verify()  # corruption is another error: an older snapshot may be intact
             restore_failed(fsm, reader.manifest.index, reader.path, error)
@@ -288,9 +288,11 @@ class Applier:
                 return
             try:
                 outcome, rest = self._do(rest)
-            except Exception as error:  # noqa: BLE001 - whatever a state machine raises, its state is in doubt: stop
+            except BaseException as error:  # whatever is raised in a state machine, its state is in doubt: stop
                 self._stopped = True
                 self._fail(error)
+                if not isinstance(error, Exception):  # Ctrl-C: it is for the program, too
+                    raise
                 return
             # Before the next piece is applied: a snapshot that is asked for now is of the state as of this outcome.
             self._deliver(outcome)
@@ -476,7 +478,7 @@ class Applier:
         else:
             try:
                 check_restored(restore_renumbered(self._fsm, source), source)
-            except Exception as error:  # noqa: BLE001 - the user's code; it is raised again with a name
+            except RAISED as error:
                 restore_failed(self._fsm, entry.index, "of a restore through the log", error)
             self.sessions.table = SessionTable(self.sessions.table.limits)
             done.replaced = True

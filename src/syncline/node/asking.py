@@ -39,6 +39,7 @@ from syncline.errors import (
 from syncline.node.arguments import checked_bytes
 from syncline.node.futures import settle_error
 from syncline.node.rejections import DISK_FULL, sendable
+from syncline.platform.texts import named_error
 from syncline.transport.messages import ASK_BYTES, Ask, AskReply
 
 __all__ = ["AskHandler", "Asking"]
@@ -294,7 +295,7 @@ class Asking:
         if isinstance(error, asyncio.CancelledError):
             return AskReply(number, code=FAILED, message="the handler was cancelled", unknown=True)
         self._loop.call_exception_handler({"message": "the handler of `answer_asks` failed", "exception": error})
-        text = f"the leader's handler failed: {type(error).__name__}: {error}"
+        text = f"the leader's handler failed: {named_error(error)}"
         return AskReply(number, code=FAILED, message=sendable(text), unknown=True)
 
     def _answered(self, call: _Handled, reply: AskReply) -> None:

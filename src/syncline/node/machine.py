@@ -13,6 +13,7 @@ from typing import BinaryIO, Final, NoReturn, Protocol
 from syncline.errors import ConfigError, CorruptionError, NodeFailed, Rejected, StorageError, SynclineError
 from syncline.node.fsm import FSM, CheckingFSM, DurableFSM, Entry, FSMSnapshot
 from syncline.node.ignored_entries import RateLimitedLog
+from syncline.platform.texts import named_error
 
 __all__ = [
     "CommandCheck",
@@ -207,7 +208,7 @@ def apply_failed(fsm: FSM[object], method: str, entries: Sequence[Entry], error:
     first, last = entries[0], entries[-1]
     where = f"entry {first.index}" if first is last else f"one of the entries {first.index} to {last.index}"
     text = (
-        f"{_method(fsm, method)} raised {type(error).__name__}: {error}. It happened at {where}; the data"
+        f"{_method(fsm, method)} raised {named_error(error)}. It happened at {where}; the data"
         f"{'' if first is last else ' of the first'} begin with {first.data[:SHOWN_BYTES]!r}. {CORRECT_IT}. (To refuse"
         " a command, raise syncline.errors.Rejected.)"
     )
@@ -233,7 +234,7 @@ class CommandCheck:
         except Rejected:
             raise
         except Exception as error:
-            text = f"{self._name}.check raised {type(error).__name__}: {error}, for a command that begins with"
+            text = f"{self._name}.check raised {named_error(error)}, for a command that begins with"
             text += f" {data[:SHOWN_BYTES]!r}: it is refused"
             self._log.warn(text)
             raise Rejected(text, code="check_failed") from error
@@ -292,7 +293,7 @@ def check_restored(answer: object, source: BinaryIO) -> None:
         raise ValueError("it closed the source, which is then read on to verify it: leave it open")
 
 
-def restore_failed(fsm: FSM[object], index: int, file: str, error: Exception) -> NoReturn:
+def restore_failed(fsm: FSM[object], index: int, file: str, error: BaseException) -> NoReturn:
     """`restore` raised on an intact file: log it, and raise the NodeFailed that ends the start, or stops the node."""
     if isinstance(error, CorruptionError) and error.file == file:
         raise error  # the disk, and not the state machine
@@ -300,7 +301,7 @@ def restore_failed(fsm: FSM[object], index: int, file: str, error: Exception) ->
         text = f"snapshot at entry {index} ({file}): {error}"
         log.critical("%s", text)
         raise NodeFailed(text) from error
-    reason = str(error) if isinstance(error, SynclineError) else f"{type(error).__name__}: {error}"
+    reason = str(error) if isinstance(error, SynclineError) else named_error(error)
     text = (
         f"{_method(fsm, 'restore')} failed on the snapshot at entry {index} ({file}), which is intact: {reason}."
         " Correct the state machine, or start the version of it that wrote the snapshot"

@@ -36,6 +36,7 @@ from syncline.node.renumbering import restore_renumbered
 from syncline.node.restore_entries import LARGEST_RESTORE_BYTES, RESTORE_LEVEL, RestoreEntry, RestoreStep
 from syncline.node.session_snapshots import read_sessions
 from syncline.node.stats import SnapshotInfo
+from syncline.platform.texts import named_error
 from syncline.storage.snapshots.file import (
     HEADER_LIMIT_BYTES,
     SnapshotManifest,
@@ -201,8 +202,7 @@ def _loaded(source: BinaryIO, trial: FSM[object], machine_version: int) -> _Load
         raise
     except Exception as error:
         raise Rejected(
-            f"{type(trial).__name__}.restore can't load the snapshot: {type(error).__name__}: {error}. Nothing was"
-            " changed",
+            f"{type(trial).__name__}.restore can't load the snapshot: {named_error(error)}. Nothing was changed",
             code="snapshot_refused",
         ) from error
     return _Loaded(manifest, state, hashlib.sha256(state).digest())

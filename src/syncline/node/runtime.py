@@ -59,6 +59,7 @@ from syncline.node.settlement import Settlement
 from syncline.node.snapshots import Snapshotter
 from syncline.node.stage_times import StageTimes
 from syncline.node.term_guard import TermGuard
+from syncline.platform.texts import named_error
 from syncline.platform.worker import Workers
 from syncline.storage.space import Shortage
 from syncline.transport.messages import (
@@ -212,7 +213,7 @@ class Driver:
         """
         if self.running.stopped:
             return
-        text = str(error) if isinstance(error, SynclineError) else f"{type(error).__name__}: {error}"
+        text = str(error) if isinstance(error, SynclineError) else named_error(error)
         failure = error if isinstance(error, NodeFailed) else NodeFailed(f"the node has stopped itself: {text}")
         if failure is not error:
             failure.__cause__ = error

@@ -29,6 +29,7 @@ from syncline.node.log_writer import LogWriter
 from syncline.node.machine import persist as persist_view
 from syncline.node.machine import release
 from syncline.node.member_registry import MemberRegistry, members_of
+from syncline.platform.texts import named_error
 from syncline.sessions.snapshot import SECTION_FORMAT
 from syncline.storage.snapshots.file import decode_manifest, encode_manifest
 from syncline.storage.snapshots.store import (
@@ -263,12 +264,13 @@ class Snapshotter:
         if isinstance(error, SynclineError):
             failure = error
         else:
-            failure = StorageError(f"no snapshot at entry {index}: `{method}` raised {type(error).__name__}: {error}")
+            failure = StorageError(f"no snapshot at entry {index}: `{method}` raised {named_error(error)}")
             failure.__cause__ = error
         log.warning(
             "the snapshot at entry %d was not made: %s. The state is untouched, and the log grows until a snapshot"
             " succeeds; the next attempt is in %.1f s at the earliest",
             *(index, failure, wait_ticks * self._config.heartbeat_s),
+            exc_info=None if isinstance(error, SynclineError | OSError) else error,  # the line of the program's code
         )
         self._end_promised(failure)
 

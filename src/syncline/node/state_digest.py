@@ -20,6 +20,7 @@ from syncline.consensus.types import NodeId
 from syncline.node.envelope import MemberRecord
 from syncline.node.fsm import FSM, DigestingFSM
 from syncline.node.member_registry import MemberRegistry
+from syncline.platform.texts import named_error
 from syncline.transport.messages import DIGEST_BYTES
 
 __all__ = [
@@ -177,7 +178,7 @@ class DigestSource:
                 if type(machine_version) is not int or not 0 < machine_version <= MAX_MACHINE_VERSION:
                     self._disable(f"{self._name}.digest_version is {machine_version!r}, not 1 to {MAX_MACHINE_VERSION}")
         except Exception as error:  # noqa: BLE001 - the user's code
-            self._disable(f"{self._name}.digest can't be used: {type(error).__name__}: {error}")
+            self._disable(f"{self._name}.digest can't be used: {named_error(error)}")
         self.version: int = digest_version(machine_version if type(machine_version) is int and not self.disabled else 0)
 
     def take(self) -> bytes | None:
@@ -187,7 +188,7 @@ class DigestSource:
         try:
             digest = self._digest()
         except Exception as error:  # noqa: BLE001 - the user's code; its state is not in doubt
-            self._disable(f"{self._name}.digest raised {type(error).__name__}: {error}")
+            self._disable(f"{self._name}.digest raised {named_error(error)}")
             return None
         if isinstance(digest, bytes) and 0 < len(digest) <= MACHINE_DIGEST_BYTES:
             return digest

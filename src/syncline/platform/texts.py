@@ -1,4 +1,6 @@
-"""Texts of the system as JSON. A path need not be UTF-8; Python represents its other bytes as lone surrogates."""
+"""Texts of the system as JSON, and errors as text. A path need not be UTF-8; Python represents its other bytes as lone
+surrogates.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +8,18 @@ import math
 
 import msgspec
 
-__all__ = ["encode_exact_json", "encode_json", "printable"]
+__all__ = ["encode_exact_json", "encode_json", "named_error", "printable"]
 
 
 def printable(text: str) -> str:
     """`text` with what is not UTF-8 escaped, such as `d\\\\udcff`."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def named_error(error: BaseException) -> str:
+    """An exception as its class and its text; the class alone if it has no text, as a MemoryError."""
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def encode_json(value: object) -> bytes:
