@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from syncline.node.events import Event, NodeStopped
 from syncline.node.fsm import BytesSnapshot, Entry
 from syncline.node.raft import Raft
 from syncline.platform.worker import ThreadWorkers
+from tests.helpers.node_cluster import cluster
 from tests.helpers.ports import free_block
 
 
@@ -136,3 +138,32 @@ def test_workers_tell_how_long_the_machine_slept() -> None:
     slept_s = ThreadWorkers().asleep_s()
     assert slept_s >= -0.001
     assert abs(ThreadWorkers().asleep_s() - slept_s) < 1.0
+
+
+class RaisingHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        raise LookupError("the handler can't write")
+
+
+async def test_node_stopped_under_a_raising_log_handler_tells_all_that_wait(tmp_path: Path) -> None:
+    """A handler of the program may raise. The node stops then; a wait for its end must not go on for ever."""
+    handler, logger = RaisingHandler(), logging.getLogger("syncline.node")
+    async with cluster(tmp_path, "a") as nodes:
+        raft = await nodes.leader()
+        watching = asyncio.create_task(_told(raft))
+        await asyncio.sleep(0)
+        raft._driver.loop.set_exception_handler(lambda *_: None)  # the handler's error ends there
+        logger.addHandler(handler)
+        try:
+            with pytest.raises(NodeFailed, match="the handler can't write"):
+                await raft.apply(b"break", timeout=20.0)
+            async with asyncio.timeout(20.0):
+                assert "the handler can't write" in str(await raft.failed())
+                assert [type(event) for event in await watching] == [NodeStopped]
+        finally:
+            logger.removeHandler(handler)
+            raft._driver.loop.set_exception_handler(None)
+
+
+async def _told(raft: Raft[object]) -> list[Event]:
+    return [event async for event in raft.events(NodeStopped)]

@@ -202,8 +202,9 @@ class Driver:
         self.snapshotter.stop(unsent)
         self.running.wake()
         self.emit(NodeStopped(str(sent)))
-        self.node_log.stopped(sent, failed=isinstance(sent, NodeFailed))
         self.events.close()
+        # Last: a logging handler of the program may raise, and all that waits has been told by now.
+        self.node_log.stopped(sent, failed=isinstance(sent, NodeFailed))
 
     def fail(self, error: BaseException) -> None:
         """Fail-stop: an operation that must not fail has failed.
@@ -219,8 +220,10 @@ class Driver:
             failure.__cause__ = error
         unsent = NodeFailed(str(failure), outcome=Outcome.NOT_APPLIED)
         unsent.__cause__ = failure.__cause__
-        self.stop(failure, unsent)
-        self._failed(failure)
+        try:
+            self.stop(failure, unsent)
+        finally:
+            self._failed(failure)
 
     def _tick(self) -> None:
         now = self.loop.time()
