@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -54,6 +57,28 @@ async def opened(path: Path, machine: Pair) -> Raft[object]:
     raft = await Raft.open(Config(name="a", data_dir=str(path), listen=address, peers={"a": address}), machine)
     await raft.apply(b"x", timeout=DEADLINE_S)
     return raft
+
+
+class AsyncLook:
+    async def __call__(self) -> int:
+        return 1
+
+
+async def test_raft_read_with_an_async_look_is_refused(tmp_path: Path) -> None:
+    """Nothing would await it: the caller would get a coroutine, which runs anywhere but between two applies."""
+
+    async def look() -> int:
+        return 1
+
+    def late() -> object:
+        return look()
+
+    raft = await opened(tmp_path, Pair())
+    for wrong in (look, AsyncLook(), partial(AsyncLook.__call__, AsyncLook()), late):
+        for stale in (False, True):
+            with pytest.raises(TypeError, match="async def"):
+                await raft.read(cast("Callable[[], object]", wrong), stale=stale, timeout=DEADLINE_S)
+    await raft.close()
 
 
 async def until(event: threading.Event) -> None:

@@ -34,7 +34,9 @@ from syncline.node.fsm import FSM, CheckingFSM
 from syncline.node.looks import LookWork
 from syncline.node.machine import CommandCheck, check_log_machine, machine_name, release
 from syncline.node.running import Running
+from syncline.node.used_machines import claim
 from syncline.platform.once import start_once
+from syncline.platform.texts import named_error
 from syncline.platform.world import World
 from syncline.sessions.table import SessionTable
 
@@ -132,6 +134,7 @@ class EngineDriver:
             Unreachable: the backend did not answer in time (`not_applied`).
             ConfigError: it can't be used.
             NodeFailed: the state machine can't load the snapshot, or apply an entry.
+            UsageError: another node has its state machine.
         """
         self.contact.is_opening = True
         await self._in_time(OPEN_S, self._connect())
@@ -141,6 +144,7 @@ class EngineDriver:
         if not head:  # no program has appended to it yet
             with contextlib.suppress(BackendLost):  # the first append claims it
                 await self._in_time(OPEN_S, self.contact.attempt(self._claim()))
+        claim(self.fsm)
         for work in (self._read_log, self.outbox.run, self._confirm_reads):
             self._tasks.append(self.loop.create_task(self._guarded(work)))
         seen, silent_s = -1, self.loop.time()
@@ -203,7 +207,7 @@ class EngineDriver:
             self.fail(error)
         except Exception as error:
             log.critical("an unexpected error stops this node", exc_info=True)
-            self.fail(NodeFailed(f"an unexpected error stops this node: {type(error).__name__}: {error}"))
+            self.fail(NodeFailed(f"an unexpected error stops this node: {named_error(error)}"))
 
     def _replaced(self, error: LogReplaced) -> NodeFailed:
         return NodeFailed(
@@ -216,10 +220,10 @@ class EngineDriver:
         """Stop: going on would risk the data."""
         if self.running.stopped:
             return
-        log.critical("%s", failure)
         self.stop(failure, NodeFailed(str(failure), outcome=Outcome.NOT_APPLIED))
         if not self.failure.done():
             self.failure.set_result(failure)
+        log.critical("%s", failure)  # last: a logging handler of the program may raise
 
     def stop(self, sent: SynclineError, unsent: SynclineError) -> None:
         """End all that waits. `sent` is the error of what may have taken effect."""
@@ -403,7 +407,7 @@ class EngineDriver:
         self.entries_applied()
 
     def _apply_failed(self, error: BaseException) -> None:
-        failure = error if isinstance(error, NodeFailed) else NodeFailed(f"{type(error).__name__}: {error}")
+        failure = error if isinstance(error, NodeFailed) else NodeFailed(named_error(error))
         self.fail(failure)
 
     def check_backlog(self) -> None:

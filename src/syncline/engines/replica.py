@@ -33,11 +33,12 @@ from syncline.node.events import AnyEvent, Event
 from syncline.node.fsm import FSM, DurableFSM
 from syncline.node.futures import ApplyFuture, ReadFuture, settle_error
 from syncline.node.leadership import LeaderTerm
-from syncline.node.looks import LookWork
+from syncline.node.looks import LookWork, check_look
 from syncline.node.machine import check_machine
 from syncline.node.role import Role
 from syncline.node.startups import Startup
 from syncline.node.stats import SnapshotInfo
+from syncline.node.used_machines import check_unused
 from syncline.platform.waiting import result_of
 from syncline.platform.world import World
 
@@ -192,12 +193,11 @@ class LogReplica(ReplicaSessions[R_co]):
         `stale`: look at the state of this node without a confirmation. It needs no backend.
 
         Raises:
-            TypeError: `look` can't be called.
+            TypeError: `look` can't be called, or is `async def`.
             DeadlineExceeded: the backend did not confirm it, or its turn did not come, before the deadline.
             Closed, NodeFailed: the node has stopped.
         """
-        if not callable(look):
-            raise TypeError(f"look must be a function without arguments, not {type(look).__name__}")
+        check_look(look)
         driver = self._driver
         check_timeout(timeout)
         checked_flag(stale, "stale")
@@ -386,6 +386,7 @@ def open_log(backend: LogBackend, fsm: FSM[R], *, world: World | None = None, na
 
 def _check_fsm(fsm: FSM[object], engine: str) -> None:
     check_machine(fsm)
+    check_unused(fsm)
     if isinstance(fsm, DurableFSM):
         raise ConfigError(
             f"{type(fsm).__name__} keeps its own state on disk (`applied_index`), which {engine} does not support: use"

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
-__all__ = ["LookWork"]
+from syncline.platform.user_calls import is_async
+
+__all__ = ["LookWork", "check_look"]
 
 Answer = TypeVar("Answer")
+
+NOT_AWAITED: Final = "the look is `async def`, and nothing awaits it between two applies: give an ordinary function"
+
+
+def check_look(look: Callable[[], object]) -> None:
+    """Raise TypeError if `look` is no function, or an asynchronous one."""
+    if not callable(look):
+        raise TypeError(f"look must be a function without arguments, not {type(look).__name__}")
+    if is_async(look):
+        raise TypeError(NOT_AWAITED)
 
 
 class LookWork(Generic[Answer]):
@@ -29,7 +42,11 @@ class LookWork(Generic[Answer]):
         if self._future.done():
             return
         try:
-            self._answer.append(self._look())
+            answer = self._look()
+            if inspect.iscoroutine(answer):  # a lambda that calls one
+                answer.close()
+                raise TypeError(NOT_AWAITED)
+            self._answer.append(answer)
         except BaseException as error:  # noqa: BLE001 - given to the caller; the state machine is not in doubt
             self._error = error
 

@@ -28,7 +28,7 @@ from syncline.node.arguments import (
 from syncline.node.asking import AskHandler
 from syncline.node.envelope import Kind
 from syncline.node.futures import ApplyCall, ApplyFuture, ReadFuture, Then, settle_error
-from syncline.node.looks import LookWork
+from syncline.node.looks import LookWork, check_look
 from syncline.node.member_registry import Member
 from syncline.node.proposals import fence_passed
 from syncline.node.runtime import Driver
@@ -202,12 +202,11 @@ class Operations(Generic[R_co]):
         `stale`: look at the state of this node without a confirmation. It may be old, and it needs no quorum.
 
         Raises:
-            TypeError: `look` can't be called.
+            TypeError: `look` can't be called, or is `async def`.
             DeadlineExceeded, NoLeader: no quorum confirmed it, or its turn did not come, before the deadline.
             Closed, NodeFailed: the node has stopped.
         """
-        if not callable(look):
-            raise TypeError(f"look must be a function without arguments, not {type(look).__name__}")
+        check_look(look)
         driver = self._driver
         check_timeout(timeout)
         checked_flag(stale, "stale")

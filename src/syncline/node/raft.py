@@ -51,6 +51,7 @@ from syncline.node.session_operations import SessionOperations
 from syncline.node.startup import assemble
 from syncline.node.startups import Startup
 from syncline.node.stats import SnapshotInfo, Stats, Timings, collect, timings
+from syncline.node.used_machines import check_unused, claim
 from syncline.platform.disk import Disk, OsDisk
 from syncline.platform.waiting import result_of
 from syncline.platform.world import World
@@ -113,6 +114,7 @@ class Raft(Restoring[R_co], LeaderOperations[R_co], SessionOperations[R_co]):
 
         Raises:
             TypeError: `fsm` is no state machine, or `config` no `Config`.
+            UsageError: `fsm` was given to a node before: each start needs a new object (a `DurableFSM` does not).
             ConfigError: the settings do not fit each other, or the data directory.
             StorageError: `DirectoryLocked`, `WrongDirectory`, `CorruptionError` and their like.
             NodeFailed: the state machine can't load its snapshot, or apply an entry.
@@ -137,6 +139,7 @@ class Raft(Restoring[R_co], LeaderOperations[R_co], SessionOperations[R_co]):
             driver.reconfiguration.sync_peers()
             await driver.parts.transport.start()
             known = driver.core.commit_index
+            claim(fsm)
             driver.start()
             while driver.applied < known:
                 await raft._wait_for_progress()
@@ -172,6 +175,7 @@ class Raft(Restoring[R_co], LeaderOperations[R_co], SessionOperations[R_co]):
         check_config(config)
         check_world(world)
         check_machine(fsm)  # as `open` does; but here before a member is asked
+        check_unused(fsm)
         config = _absolute(config, world.disk)
 
         def check_new() -> None:

@@ -64,6 +64,7 @@ from syncline.node.starts.guard import StartGuard, load_starts, older_copy_text
 from syncline.node.starts.incarnations import RANDOM_BITS, next_incarnation
 from syncline.node.starts.reports import StartReports
 from syncline.node.state_digest import DIGEST_INTERVAL
+from syncline.node.used_machines import check_unused
 from syncline.platform.world import World
 from syncline.sessions.table import SessionTable
 from syncline.storage.datadir import DataDir, Identity
@@ -108,6 +109,7 @@ async def assemble(config: Config, fsm: FSM[object], world: World, failed: Calla
     snapshot.
     """
     check_machine(fsm)
+    check_unused(fsm)
     opened = await open_beside(world.workers, partial(_open, config, fsm, world), _Opened.release)
     async with AsyncExitStack() as held:  # else a failure below would leave threads behind
         held.callback(opened.release)

@@ -29,6 +29,7 @@ from syncline.node.quorum_loss.report import RecoveryReport, examine
 from syncline.node.quorum_loss.survivor import Survivor, read_survivor
 from syncline.node.renumbering import renumber
 from syncline.node.session_snapshots import load_sessions
+from syncline.node.used_machines import check_unused, claim
 from syncline.platform.disk import Disk, LockHandle
 from syncline.platform.world import World
 from syncline.sessions.table import SessionTable
@@ -53,6 +54,7 @@ async def recover_quorum(
 ) -> RecoveryReport:
     """Carry out what `Raft.recover` says."""
     check_machine(fsm)
+    check_unused(fsm)
     disk, path = world.disk, config.data_dir.rstrip("/") or config.data_dir
     named = [path, *(other.rstrip("/") or other for other in compare)]
     if len(set(named)) < len(named):
@@ -144,6 +146,7 @@ async def _write_snapshot(
     path = survivor.path
     manifest = survivor.manifest
     time_s = time_of(manifest.runtime) if manifest is not None else 0.0
+    claim(fsm)
     sessions = await calls.run(partial(_load, survivor, fsm))
     replay = OfflineReplay(fsm, survivor.identity.node_id, world, sessions, time_s)
     try:
