@@ -205,3 +205,11 @@ def test_a_machine_that_no_other_process_can_import_is_refused_with_advice() -> 
 
     with pytest.raises(UsageError, match="top of a module"):
         check_fsm(Local, COUNTS)
+
+
+def test_check_fsm_of_an_object_or_of_texts_is_refused() -> None:
+    with pytest.raises(TypeError, match="not a Raffle object"):
+        check_fsm(Raffle(), [b"draw"])  # type: ignore[arg-type]
+    for wrong in (["draw"], b"draw"):
+        with pytest.raises(TypeError, match="commands must be bytes"):
+            check_fsm(Raffle, wrong)  # type: ignore[arg-type]

@@ -172,3 +172,23 @@ def test_a_wrong_name_is_refused(raft_cluster: MakeCluster) -> None:
     cluster.crash("n1")
     with pytest.raises(UsageError, match="n1 was killed"):
         cluster.apply(b"x", node="n1")
+
+
+def test_raft_cluster_used_wrongly_says_what_to_do(raft_cluster: MakeCluster) -> None:
+    """An AssertionError would look like one of the test's own, and a closed loop like a fault of the library."""
+    cluster = raft_cluster(Listing)
+    with pytest.raises(UsageError, match="n1 runs: crash it first"):
+        cluster.restart("n1")
+    cluster.crash("n1")
+    for again in (cluster.crash, cluster.pause):
+        with pytest.raises(UsageError, match="n1 was killed"):
+            again("n1")
+    cluster.close()
+    with pytest.raises(UsageError, match="was closed"):
+        cluster.apply(b"x")
+    with pytest.raises(UsageError, match="was closed"):
+        assert cluster.leader
+    with pytest.raises(UsageError, match="nodes is 0"):
+        raft_cluster(Listing, nodes=0)
+    with pytest.raises(TypeError, match="not a Listing object"):
+        raft_cluster(Listing())  # type: ignore[arg-type]

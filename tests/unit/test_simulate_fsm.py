@@ -7,7 +7,7 @@ import importlib
 import itertools
 import random
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 from examples.state_machine.raffle import Raffle
@@ -147,3 +147,33 @@ def test_the_command_of_the_same_name_does_not_hide_the_function() -> None:
     command = importlib.import_module("syncline.testing.simulate")
     assert callable(command.main)
     assert syncline.testing.simulate is simulate
+
+
+@pytest.mark.parametrize(
+    ("commands", "error"),
+    [
+        ([], UsageError),
+        (lambda _: None, UsageError),
+        (["a text"], TypeError),
+        (lambda _: "a text", TypeError),
+    ],
+)
+def test_simulate_without_usable_commands_is_refused(commands: Any, error: type[Exception]) -> None:
+    """Its clients would end at once: the run would pass, and prove nothing."""
+    with pytest.raises(error, match="command"):
+        simulate(Raffle, seed=1, commands=commands, sim_seconds=1.0)
+
+
+def test_simulate_commands_that_raise_fail_the_run() -> None:
+    def broken(_: random.Random) -> bytes:
+        raise LookupError("the test's own fault")
+
+    with pytest.raises(LookupError, match="own fault"):
+        simulate(Raffle, seed=1, commands=broken, sim_seconds=1.0)
+
+
+def test_simulate_of_an_object_or_without_nodes_is_refused() -> None:
+    with pytest.raises(TypeError, match="not a Raffle object"):
+        simulate(Raffle(), seed=1, commands=[b"draw"])  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="nodes is 0"):
+        simulate(Raffle, seed=1, commands=[b"draw"], nodes=0)

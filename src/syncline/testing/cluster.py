@@ -23,6 +23,7 @@ from typing import Final
 import msgspec
 
 from syncline.consensus.types import ChangeType, NodeId
+from syncline.errors import UsageError
 from syncline.kv.compactor import DEFAULT_HISTORY_REVISIONS
 from syncline.kv.machine import KvMachine
 from syncline.node.config import Config
@@ -38,7 +39,7 @@ from syncline.testing.sim.net import SimNetwork
 from syncline.testing.sim.server import SimServer
 from syncline.testing.sim.workers import Delay, usual_delay
 
-__all__ = ["CLOCKS_OFF_S", "LOOK_S", "PEER_PORT", "Answer", "Observer", "SimCluster", "Settings"]
+__all__ = ["CLOCKS_OFF_S", "LOOK_S", "PEER_PORT", "Answer", "Observer", "Settings", "SimCluster", "check_nodes"]
 
 PEER_PORT: Final = 7100
 CLUSTER_NAME: Final = "simulation"
@@ -49,6 +50,12 @@ CLOCKS_OFF_S: Final = 60.0
 """By how much wall clocks are wrong in the simulations of this package: a change of leader can set the time back."""
 LOOK_S: Final = 0.01
 """How often a condition is checked, in simulated time."""
+
+
+def check_nodes(nodes: int) -> None:
+    """Raise UsageError for a number of nodes that makes no cluster."""
+    if nodes < 1:
+        raise UsageError(f"nodes is {nodes}: a cluster has at least 1")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,8 +23,8 @@ from syncline.errors import DeadlineExceeded, Outcome, UsageError
 from syncline.node.entry_stamps import STAMP_LEVEL
 from syncline.node.fsm import FSM
 from syncline.node.raft import Raft
-from syncline.testing.cluster import Settings, SimCluster
-from syncline.testing.fsm.run import snapshot_bytes
+from syncline.testing.cluster import Settings, SimCluster, check_nodes
+from syncline.testing.fsm.run import check_maker, snapshot_bytes
 from syncline.testing.sim.disk import Survival
 from syncline.testing.sim.loop import SimLoop
 from syncline.testing.sim.server import Condition, SimServer
@@ -57,6 +57,8 @@ class RaftCluster(Generic[M_co]):
     def __init__(
         self, machine: Callable[[], M_co], *, nodes: int = 3, seed: int = 0, settings: Settings | None = None
     ) -> None:
+        check_maker(machine)
+        check_nodes(nodes)
         self._loop = SimLoop()
         self._errors: list[BaseException] = []
         self._loop.set_exception_handler(self._unhandled)
@@ -171,7 +173,7 @@ class RaftCluster(Generic[M_co]):
     def read(self, look: Callable[[M_co], Result], *, node: str | None = None, timeout: float = 5.0) -> Result:
         """Call `look` linearizably with the state machine of a node, by default the leader's, and return its answer.
 
-            state = cluster.read(lambda bank: dict(bank.accounts))
+            state = cluster.read(lambda machine: repr(machine))
 
         Raises:
             OperationError: no quorum confirmed the read before the deadline.
@@ -261,9 +263,13 @@ class RaftCluster(Generic[M_co]):
         With `power_loss` its disk forgets what was not synced, and tears what was being written.
 
         Raises:
+            UsageError: it is down already.
             KeyError: there is no such node.
         """
-        self._cluster.server(node).crash(Survival.TORN if power_loss else None)
+        server = self._cluster.server(node)
+        if not server.up:
+            raise UsageError(f"{node} {server.condition.value}: it can't be killed")
+        server.crash(Survival.TORN if power_loss else None)
 
     def restart(self, node: str) -> None:
         """Start a crashed node on its disk, and wait until it is open. It has a new state machine.
@@ -272,9 +278,12 @@ class RaftCluster(Generic[M_co]):
 
         Raises:
             SynclineError: why the node refused to start.
+            UsageError: it runs.
             KeyError: there is no such node.
         """
         server = self._cluster.server(node)
+        if server.up:
+            raise UsageError(f"{node} {server.condition.value}: crash it first")
         server.start()
         self._run(self._cluster.until(lambda: server.condition is not Condition.STARTING, timeout_s=PATIENCE_S))
         if server.error is not None:
@@ -286,9 +295,13 @@ class RaftCluster(Generic[M_co]):
             cluster.pause("n1")
 
         Raises:
+            UsageError: it is down.
             KeyError: there is no such node.
         """
-        self._cluster.server(node).pause()
+        server = self._cluster.server(node)
+        if not server.up:
+            raise UsageError(f"{node} {server.condition.value}: it can't be paused")
+        server.pause()
 
     def slow_disk(self, node: str, sync_s: float) -> None:
         """Let every write of a node take `sync_s` seconds, until `heal`.
@@ -344,6 +357,9 @@ class RaftCluster(Generic[M_co]):
     # -- the loop -----------------------------------------------------------------------------------------------------
 
     def _run(self, work: Coroutine[object, object, Result]) -> Result:
+        if self._loop.is_closed():
+            work.close()  # nothing will await it
+            raise UsageError("this cluster was closed: make another one")
         result = self._loop.run_until_complete(work)
         if self._errors:
             raise self._errors.pop()

@@ -27,6 +27,8 @@ from syncline.testing.fsm.run import (
     Record,
     apply,
     bytes_differ,
+    check_command,
+    check_maker,
     entry_of,
     own_digest,
     persisted,
@@ -86,8 +88,10 @@ def check_fsm(
 
     Raises:
         FSMProblem: for the first broken clause.
+        TypeError: `machine` can't be called, or a command is no bytes.
     """
-    commands = list(commands)
+    check_maker(machine)
+    commands = [check_command(command) for command in commands]
     expected = record(machine(), commands)
     _check_determinism(machine, commands, expected)
     if processes:

@@ -26,6 +26,8 @@ __all__ = [
     "Record",
     "apply",
     "bytes_differ",
+    "check_command",
+    "check_maker",
     "entry_of",
     "own_digest",
     "persisted",
@@ -38,6 +40,21 @@ __all__ = [
 
 MakeFSM: TypeAlias = Callable[[], FSM[object]]
 """The class of a state machine, or anything else that makes a new one."""
+
+
+def check_maker(machine: object) -> None:
+    """Raise TypeError for a state machine in the place of its class."""
+    if not callable(machine):
+        name = type(machine).__name__
+        raise TypeError(f"machine must be a class, or a function that makes a new state machine, not a {name} object")
+
+
+def check_command(command: object) -> bytes:
+    """A command of a test. Raises TypeError if it is no bytes."""
+    if not isinstance(command, bytes):
+        raise TypeError(f"commands must be bytes, not {type(command).__name__}: {command!r}")
+    return command
+
 
 SHOWN_BYTES: Final = 60
 """Bytes of a command or a snapshot in a message."""

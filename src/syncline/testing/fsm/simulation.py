@@ -21,10 +21,10 @@ import msgspec
 
 from syncline.errors import NodeFailed, OperationError, Outcome, Rejected, UsageError
 from syncline.node.fsm import FSM, BatchingFSM, DigestingFSM, Entry, FSMSnapshot
-from syncline.testing.cluster import CLOCKS_OFF_S, LOOK_S, Settings, SimCluster
+from syncline.testing.cluster import CLOCKS_OFF_S, LOOK_S, Settings, SimCluster, check_nodes
 from syncline.testing.faults.base import Claims, Trouble
 from syncline.testing.faults.table import FAULTS
-from syncline.testing.fsm.run import MakeFSM, bytes_differ, plain, snapshot_bytes
+from syncline.testing.fsm.run import MakeFSM, bytes_differ, check_command, check_maker, plain, snapshot_bytes
 from syncline.testing.invariants.base import Facts
 from syncline.testing.sim.loop import SimLoop, run_simulation
 from syncline.testing.sim.operations import Operator
@@ -99,14 +99,17 @@ def simulate(
         SimulationFailed: two nodes answered one command differently, or a node stopped itself. Also if an acknowledged
             command is missing, doubled or out of order, or the cluster did not recover after the faults. At the end all
             nodes must have the state that their log leads to.
-        UsageError: a fault has no such name.
+        UsageError: a fault has no such name, `commands` give none, or `nodes` is less than 1.
+        TypeError: `machine` can't be called, or a command is no bytes.
     """
+    check_maker(machine)
+    check_nodes(nodes)
     rng = random.Random(f"{seed} simulate")
     chosen = tuple(faults) if faults is not None else tuple(rng.sample(USUAL_FAULTS, rng.randint(1, 5)))
     unknown = [name for name in chosen if name not in FAULTS]
     if unknown:
         raise UsageError(f"there is no fault {unknown[0]!r}; there are: {', '.join(USUAL_FAULTS)}")
-    source = _source(commands, seed)
+    source = _Checked(_source(commands, seed))
 
     async def run(loop: SimLoop) -> Simulated:
         return await _Simulation(loop, machine, seed, nodes, chosen, source).run(sim_seconds)
@@ -124,6 +127,18 @@ def _source(commands: Commands, seed: int) -> Iterator[bytes]:
     if isinstance(commands, Iterable):
         return cycle(commands)
     return cycle(_drawn(commands, seed))
+
+
+class _Checked(Iterator[bytes]):
+    """Commands without an end. A client that found none would end, and the run would pass without having tested."""
+
+    def __init__(self, source: Iterator[bytes]) -> None:
+        self._source = source
+
+    def __next__(self) -> bytes:
+        for command in self._source:
+            return check_command(command)
+        raise UsageError("`commands` give no command: an empty iterable, or a function that returns None")
 
 
 def _drawn(strategy: SearchStrategy[bytes], seed: int) -> list[bytes]:
@@ -217,6 +232,13 @@ class _WatchedInBatches(_Watched):
         return answers
 
 
+def _raise_errors(clients: Sequence[asyncio.Future[None]]) -> None:
+    """Raise the error of a client that has ended by one: without clients a run proves nothing."""
+    for client in clients:
+        if client.done():
+            client.result()
+
+
 class _Simulation:
     """One run."""
 
@@ -255,21 +277,23 @@ class _Simulation:
         await self._cluster.start(self._nodes)
         clients = [asyncio.ensure_future(self._client(number)) for number in range(CLIENTS)]
         troubles = [asyncio.ensure_future(FAULTS[name](self._trouble(name))) for name in self._faults]
-        await self._pass_time(sim_seconds)
+        await self._pass_time(sim_seconds, clients)
         for task in troubles:
             task.cancel()
         await asyncio.gather(*troubles, return_exceptions=True)
         self._stopping = True
         await asyncio.wait(clients)
+        _raise_errors(clients)
         await self._recover()
         self._check_acknowledged()
         self._check_states()
         return Simulated(self._seed, len(self._acknowledged), self._unknown, self._faults, self._loop.true_time())
 
-    async def _pass_time(self, seconds: float) -> None:
+    async def _pass_time(self, seconds: float, clients: Sequence[asyncio.Future[None]] = ()) -> None:
         end_s = self._loop.true_time() + seconds
         while self._loop.true_time() < end_s:
             await asyncio.sleep(LOOK_S)
+            _raise_errors(clients)
             self._raise_failure()
 
     def _raise_failure(self) -> None:
