@@ -7,6 +7,7 @@ import logging
 
 import pytest
 
+from syncline.errors import Rejected
 from syncline.kv.auth.commands import (
     TOKEN_ID_BYTES,
     KeyAccessChange,
@@ -15,9 +16,11 @@ from syncline.kv.auth.commands import (
     UserPassword,
     UserRemove,
 )
-from syncline.kv.auth.records import BOTH, login_text
+from syncline.kv.auth.records import BOTH, TokenRecord, login_text
 from syncline.kv.auth.state import AuthState
 from syncline.kv.commands import Put
+from syncline.kv.versions import LOGIN_VERSION, USERS_VERSION, check_version
+from syncline.node.futures import Then
 from syncline.server.etcd.face import EtcdCaller
 from syncline.server.etcd.methods import METHODS
 from tests.helpers.auth_site import PASSWORD, apply, grant, token_of, verifier
@@ -274,6 +277,38 @@ def test_login_token_is_refused_by_the_state_after_a_newer_password() -> None:
     assert [state.is_valid("ann", token, state.revision) for token in ids] == [True, True]
     state.apply(UserPassword("ann", verifier("new")))
     assert [state.is_valid("ann", token, state.revision) for token in ids] == [True, False]
+
+
+async def test_etcd_login_beside_an_older_member_gets_a_short_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older member would not end a token of a login with the password. So clients get one that ends soon anyway."""
+    wire = GuardedEtcdWire()
+    version, propose = USERS_VERSION, wire.backend.propose
+
+    def checked(command: bytes, timeout_s: float, then: Then, *, frees_space: bool = False) -> None:
+        try:
+            check_version(command, version)
+        except Rejected as refusal:
+            then(None, refusal)
+        else:
+            propose(command, timeout_s, then, frees_space=frees_space)
+
+    async def login() -> TokenRecord:
+        before = set(wire.backend.store.auth.tokens)
+        status, document = await wire.post("auth/authenticate", {"name": "ann", "password": PASSWORD})
+        assert status == 200, document
+        assert (await wire.post("auth/user/get", {"name": "ann"}, f"Authorization: {document['token']}"))[0] == 200
+        (made,) = set(wire.backend.store.auth.tokens) - before
+        return wire.backend.store.auth.tokens[made]
+
+    monkeypatch.setattr(wire.backend, "propose", checked)
+    token = await login()
+    assert (token.about, token.login_revision) == ("etcd", 0)
+    assert token.expires_ms == round(wire.wall_s * 1000) + 300_000
+    version = LOGIN_VERSION
+    wire.wall_s += 151
+    token = await login()
+    assert token.login_revision > 0
+    assert token.expires_ms == round(wire.wall_s * 1000) + 24 * 3_600_000
 
 
 async def test_etcd_auth_is_switched_on_and_off() -> None:

@@ -8,6 +8,8 @@ import msgspec
 import pytest
 
 from syncline.errors import NodeFailed, Rejected
+from syncline.kv.auth.commands import TokenAdd
+from syncline.kv.auth.records import login_text
 from syncline.kv.commands import (
     Command,
     Compact,
@@ -25,10 +27,11 @@ from syncline.kv.commands import (
     Put,
     Touch,
     Txn,
+    authorised,
     encode_command,
 )
 from syncline.kv.machine import KvMachine
-from syncline.kv.versions import FIELDS, MACHINE_VERSION, SINCE, check_version, is_later
+from syncline.kv.versions import FIELDS, LOGIN_VERSION, MACHINE_VERSION, SINCE, check_version, is_later
 from syncline.node.fsm import Entry
 from tests.helpers.auth_commands import AUTH_COMMANDS
 
@@ -148,7 +151,23 @@ def test_each_command_of_this_version_has_its_since() -> None:
     assert {type(command) for command in commands} == set(get_args(Command))
     for command in commands:
         check_version(encode_command(command), MACHINE_VERSION)
-    assert max(SINCE.values()) == MACHINE_VERSION
+    assert max(*SINCE.values(), LOGIN_VERSION) == MACHINE_VERSION
     assert UNKNOWN not in FIELDS
     with pytest.raises(Rejected):
         check_version(encode([UNKNOWN]), MACHINE_VERSION)
+
+
+@pytest.mark.parametrize("of_user", [False, True])
+def test_login_token_is_refused_until_all_members_end_it_with_its_password(of_user: bool) -> None:
+    """An older member keeps it: it would apply a command that newer members refuse, and the states would differ."""
+
+    def encoded(about: str) -> bytes:
+        data = encode_command(TokenAdd(bytes(8), bytes(32), "ann", 1, 0, about))
+        return authorised(data, "ann", b"", 3) if of_user else data
+
+    with pytest.raises(Rejected, match="needs machine version 3, and the cluster is at version 2") as raised:
+        check_version(encoded(login_text("etcd", 3)), 2)
+    assert raised.value.code == "needs_upgrade"
+    check_version(encoded(login_text("etcd", 3)), LOGIN_VERSION)
+    check_version(encoded("login of nobody"), 2)
+    check_version(encode_command(Put(b"k", login_text("etcd", 3).encode())), 2)

@@ -13,7 +13,8 @@ from typing import Final
 import msgspec
 
 from syncline.errors import Rejected
-from syncline.kv.auth.commands import AUTH_COMMANDS
+from syncline.kv.auth.commands import AUTH_COMMANDS, TokenAdd
+from syncline.kv.auth.records import LOGIN_PREFIX, login_revision
 from syncline.kv.commands import (
     Authorised,
     Compact,
@@ -33,18 +34,22 @@ from syncline.kv.commands import (
     Touch,
     Txn,
     TxnCompare,
+    decode_command,
 )
 
-__all__ = ["MACHINE_VERSION", "SINCE", "USERS_VERSION", "check_version", "is_later"]
+__all__ = ["LOGIN_VERSION", "MACHINE_VERSION", "SINCE", "USERS_VERSION", "check_version", "is_later"]
 
-MACHINE_VERSION: Final = 2
-"""The version of the key-value machine. It rises with each command, or field of a command, that older ones don't know.
+MACHINE_VERSION: Final = 3
+"""The version of the key-value machine. It rises with each command, field, or meaning of a field, that older ones don't
+know.
 
 1: put, delete, delete range, transactions, leases, increment, touch, compaction, batches.
 2: users, roles and tokens, and commands of users.
+3: tokens of a login, which end with the password (`TokenRecord.login_revision`).
 """
 
 USERS_VERSION: Final = 2
+LOGIN_VERSION: Final = 3
 
 KNOWN: Final = (
     Put,
@@ -76,6 +81,7 @@ SINCE: Final[Mapping[int, int]] = {
 
 TXN_TAG: Final = 5
 BATCH_TAG: Final = 13
+TOKEN_TAG: Final = TokenAdd.__struct_config__.tag
 AUTHORISED_TAG: Final = 25
 
 LARGEST_TAG: Final = 127
@@ -88,6 +94,8 @@ def check_version(command: bytes, machine_version: int, since: Mapping[int, int]
     `command` is an encoded one. `machine_version` is the cluster's.
     """
     needed = since.get(command[1], machine_version + 1)
+    if needed <= machine_version < LOGIN_VERSION and LOGIN_PREFIX in command and _is_login(command):
+        needed = LOGIN_VERSION
     if needed > machine_version:
         raise Rejected(
             f"this command needs machine version {needed}, and the cluster is at version {machine_version}: upgrade all"
@@ -95,6 +103,17 @@ def check_version(command: bytes, machine_version: int, since: Mapping[int, int]
             code="needs_upgrade",
             details={"needed": needed, "machine_version": machine_version},
         )
+
+
+def _is_login(data: bytes) -> bool:
+    """Whether an encoded command makes the token of a login. Older members take it for one that outlives the password:
+    they would carry out commands that newer ones refuse, and the states would differ.
+    """
+    if data[1] not in (TOKEN_TAG, AUTHORISED_TAG):
+        return False
+    command = decode_command(data)
+    inner = command.command if type(command) is Authorised else command
+    return isinstance(inner, TokenAdd) and login_revision(inner.about) > 0
 
 
 def is_later(data: bytes) -> bool:

@@ -11,6 +11,7 @@ import msgspec
 
 __all__ = [
     "BOTH",
+    "LOGIN_PREFIX",
     "READ",
     "ROOT",
     "WRITE",
@@ -24,6 +25,7 @@ __all__ = [
     "UserRecord",
     "auth_checksum",
     "encoded_size",
+    "login_revision",
     "login_text",
 ]
 
@@ -117,11 +119,13 @@ class TokenRecord(msgspec.Struct, array_like=True, gc=False, frozen=True, tag=3)
 
         Such a token ends when the password is changed.
         """
-        found = _LOGIN.fullmatch(self.about)
-        return int(found[1]) if found is not None else 0
+        return login_revision(self.about)
 
 
 AuthRecord: TypeAlias = AuthSettings | RoleRecord | UserRecord | TokenRecord
+
+LOGIN_PREFIX: Final = b"login of "
+"""Each text of `login_text` begins so."""
 
 _LOGIN: Final = re.compile(r"login of \w+ at revision ([1-9][0-9]{0,18})", re.ASCII)
 
@@ -134,6 +138,12 @@ _encode = msgspec.msgpack.Encoder().encode
 def login_text(program: str, revision: int) -> str:
     """What a token is for that stands for a password, which was checked at this auth revision."""
     return f"login of {program} at revision {revision}"
+
+
+def login_revision(about: str) -> int:
+    """The auth revision in a text of `login_text`; 0: it is another text."""
+    found = _LOGIN.fullmatch(about)
+    return int(found[1]) if found is not None else 0
 
 
 def auth_checksum(record: AuthRecord) -> int:

@@ -37,9 +37,8 @@ __all__ = ["AuthService"]
 
 TOKEN_MS: Final = 24 * 3_600_000
 """How long a token of `Authenticate` is good."""
-REUSED_MS: Final = TOKEN_MS // 2
-"""A token is given again while so much of its time is left: clients such as etcdctl log in for each call, and a store
-has 1000 tokens of a user."""
+UNBOUND_MS: Final = 300_000
+"""The same while a member does not know tokens that end with the password: as long as a token of etcd's."""
 MAX_REUSED: Final = 1000
 """Users for which a token is kept."""
 ABOUT: Final = "etcd"
@@ -57,7 +56,8 @@ class AuthService:
         self._admission = admission
         self._entropy = entropy
         self._given: dict[str, tuple[bytes, str, int]] = {}
-        """By user: the id, the text and the end of the token that was given last."""
+        """By user: the id and the text of the token that was given last, and until when it is given again. That is half
+        of its time: clients such as etcdctl log in for each call, and a store has 1000 tokens of a user."""
         self._making: dict[tuple[str, int], asyncio.Task[str]] = {}
         """By user and the revision of its password: the token that is being made. Clients that log in at the same
         time get the same one: a user has a limited number."""
@@ -118,9 +118,9 @@ class AuthService:
     async def _token_of(self, principal: Principal, caller: EtcdCaller) -> str:
         user, now_ms = principal.user, round(self._context.gate.wall_ms())
         if (given := self._given.get(user)) is not None:
-            token_id, text, expires_ms = given
+            token_id, text, reused_ms = given
             auth = self._context.node.store.auth
-            if expires_ms - now_ms > REUSED_MS and auth.is_valid(user, token_id, auth.revision):
+            if now_ms < reused_ms and auth.is_valid(user, token_id, auth.revision):
                 return text
         key = (user, principal.verified)
         making = self._making.get(key)
@@ -136,19 +136,25 @@ class AuthService:
             making.exception()  # it is retrieved, also if all clients have left
 
     async def _make_token(self, principal: Principal, caller: EtcdCaller, now_ms: int) -> str:
-        user = principal.user
-        text, expires_ms = new_token(self._entropy), now_ms + TOKEN_MS
+        user, text, life_ms = principal.user, new_token(self._entropy), TOKEN_MS
         hashed = hash_of_token(text.encode())
         assert hashed is not None
         token_id = id_of_token(hashed)
         named = EtcdCaller(timeout_s=caller.timeout_s, address=caller.address, principal=principal)
         about = login_text(ABOUT, principal.verified)
-        await self._context.proposed(
-            TokenAdd(token_id, hashed, user, expires_ms, now_ms, about), named, frees_space=True
-        )
+        try:
+            add = TokenAdd(token_id, hashed, user, now_ms + life_ms, now_ms, about)
+            await self._context.proposed(add, named, frees_space=True)
+        except Rejected as refusal:
+            if refusal.code != "needs_upgrade":
+                raise
+            # A member does not know tokens of a login: a rolling upgrade is under way, and clients go on.
+            life_ms = UNBOUND_MS
+            add = TokenAdd(token_id, hashed, user, now_ms + life_ms, now_ms, ABOUT)
+            await self._context.proposed(add, named, frees_space=True)
         if len(self._given) >= MAX_REUSED:
             self._given.clear()
-        self._given[user] = token_id, text, expires_ms
+        self._given[user] = token_id, text, now_ms + life_ms // 2
         return text
 
     # --- users
