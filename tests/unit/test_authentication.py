@@ -289,3 +289,13 @@ class TestSecrets:
     def test_repr_shows_no_secret(self) -> None:
         shown = repr(PeerAuthentication((b"hush-hush-hush-hush-hush-hush-hush",)))
         assert shown == "<PeerAuthentication with 1 secrets, require>"
+
+
+def test_acceptor_refuses_a_dialler_of_protocol_1_by_its_version() -> None:
+    """Its first frame is a Hello. It reads the refusal, and shows the reason."""
+    hello = [1, 1, 1, 7, 1, 2, 0, 9, "127.0.0.1:7100", 5, 6]
+    with pytest.raises(HandshakeRefused, match="no common protocol version: node 0000000000000001 speaks 1 to 1"):
+        acceptor(auth()).challenge(encoded(hello))
+    newer = [1, 2, 2, 7, 1]
+    with pytest.raises(FrameError, match="node 0000000000000001 sends no opening"):
+        acceptor(auth()).challenge(encoded(newer))

@@ -88,6 +88,15 @@ class Opening(msgspec.Struct, array_like=True, tag=4, frozen=True):
     """Both ends of the connection as the dialler sees them, if both are on the loopback interface."""
 
 
+class EarlyHello(msgspec.Struct, array_like=True, tag=1, frozen=True):
+    """The first fields of the first frame of protocol version 1, which had no opening: whose it is, for the refusal."""
+
+    oldest_version: int
+    newest_version: int
+    cluster_id: int
+    sender: PeerId
+
+
 class Challenge(msgspec.Struct, array_like=True, tag=5, frozen=True):
     """The acceptor's first frame."""
 
@@ -179,7 +188,7 @@ def path_on_loopback(dialler: object, acceptor: object) -> str:
 
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=int)  # a public `NodeId` is written as the integer that it is
-_opening_decoder = msgspec.msgpack.Decoder(Opening)
+_opening_decoder: msgspec.msgpack.Decoder[Opening | EarlyHello] = msgspec.msgpack.Decoder(Opening | EarlyHello)
 _challenge_decoder: msgspec.msgpack.Decoder[Challenge | Refusal] = msgspec.msgpack.Decoder(Challenge | Refusal)
 _proof_decoder = msgspec.msgpack.Decoder(Proof)
 _answer_decoder: msgspec.msgpack.Decoder[Proof | Refusal] = msgspec.msgpack.Decoder(Proof | Refusal)
@@ -295,6 +304,8 @@ class AcceptorProof:
         """
         opening = decode_payload(_opening_decoder, payload)
         self.version = common_version(opening.oldest_version, opening.newest_version, opening.sender, self._node_id)
+        if isinstance(opening, EarlyHello):
+            raise FrameError(f"node {opening.sender:016x} sends no opening")
         if len(opening.nonce) not in (0, NONCE_BYTES):
             raise FrameError(f"a nonce of {len(opening.nonce)} bytes: it must have {NONCE_BYTES}")
         self.opening = opening
