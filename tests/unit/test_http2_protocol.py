@@ -191,6 +191,7 @@ async def test_http2_resets_have_a_budget() -> None:
             + frame(RST_STREAM, 0, stream, b"\0\0\0\x08")
         )
         stream += 2
+        await asyncio.sleep(0)
     await turns(wire)
     assert wire.goaway == (11, "too many resets, or frames without use")
     assert len(wire.face.calls) <= Http2Limits().abuse_budget + 1

@@ -27,9 +27,9 @@ __all__ = ["decode", "decode_stream", "encode"]
 MAX_DEPTH: Final = 16
 """Messages inside one another: a transaction within transactions needs two for each level, and the store allows 4."""
 
-MAX_PARTS: Final = 50_000
-"""Commas in one body, so fields and items of arrays: they are read in one turn of the event loop, 100 ms at most. The
-largest transaction that the store takes has a tenth of it."""
+MAX_PARTS: Final = 15_000
+"""Commas in one body, so fields and items of arrays: they are read in one turn of the event loop, 50 ms at most. The
+largest transaction that the store takes has a third of it."""
 
 MAX_STREAM_DOCUMENTS: Final = 1000
 """Documents in the body of one streaming request: as many watches as a connection may have."""

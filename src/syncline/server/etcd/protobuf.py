@@ -23,9 +23,9 @@ __all__ = ["DecodeError", "decode", "encode"]
 MAX_DEPTH: Final = 100
 """Messages within each other, as in protobuf's own parsers: each takes a frame of Python's stack."""
 
-MAX_FIELDS: Final = 50_000
-"""Fields and numbers of one message, with those of the messages within: they are read in one turn of the event loop,
-50 ms at most. The largest transaction that the store takes has a tenth of it; an empty field has two bytes."""
+MAX_FIELDS: Final = 15_000
+"""Fields and numbers of one message, with those of the messages within: they are read in one turn of the event loop, in
+15 to 50 ms. The largest transaction that the store takes has a third of it; an empty field has two bytes."""
 
 MAX_GROUP_BYTES: Final = 64 * 1024
 """Of a group, which is an unknown field: proto3 has none."""

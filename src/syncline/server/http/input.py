@@ -13,8 +13,9 @@ from __future__ import annotations
 from typing import Final
 
 from syncline.server.http.dispatch import Dispatcher
+from syncline.server.http.input_turns import input_cost
 from syncline.server.http.output import Output
-from syncline.server.http.parser import ENDED, SLICE_BYTES, RequestReader, RequestRefused
+from syncline.server.http.parser import BODY, ENDED, SLICE_BYTES, RequestReader, RequestRefused
 from syncline.server.http.request import Request
 from syncline.server.http.shared import Shared
 from syncline.server.http.state import AHEAD_BYTES, HeldBytes, Link, Slot, SlotQueue
@@ -42,6 +43,7 @@ class Input:
         "_reader",
         "_shared",
         "_starts",
+        "_waits_for_turn",
     )
 
     def __init__(
@@ -66,6 +68,7 @@ class Input:
         self._starts = 0
         """How many requests of one long piece of input were started as they were read."""
         self._linger_left = LINGER_BYTES
+        self._waits_for_turn = False
 
     def receive(self, data: bytes) -> None:
         """Take input of a connection that is not at rest."""
@@ -91,8 +94,8 @@ class Input:
         output, queue, link = self._output, self._queue, self._link
         output.collecting = True
         try:
-            if len(data) <= SLICE_BYTES and not queue.unstarted:
-                self._reader.feed(data)
+            if len(data) <= SLICE_BYTES and not queue.unstarted and self._shared.turns.left > 0:
+                self._parse(data)
             else:
                 self._feed_slices(memoryview(data))
         except RequestRefused as refusal:
@@ -126,13 +129,24 @@ class Input:
     def _feed_slices(self, data: memoryview) -> None:
         self._starts = 0
         reader, dispatcher, most = self._reader, self._dispatcher, self._shared.limits.max_in_flight
+        turns = self._shared.turns
         for start in range(0, len(data), SLICE_BYTES):
             if reader.phase == ENDED:
                 break
-            if self._starts > most or self._queue.unstarted or not dispatcher.has_room():
+            is_over = self._starts > most or turns.left <= 0
+            if is_over or self._queue.unstarted or not dispatcher.has_room():
                 self._keep(bytes(data[start:]))
                 break
-            reader.feed(data[start : start + SLICE_BYTES])
+            self._parse(data[start : start + SLICE_BYTES])
+
+    def _parse(self, data: bytes | memoryview) -> None:
+        """Give the parser one slice, and take what it costs from the turn."""
+        reader = self._reader
+        before, is_body = reader.messages, reader.phase == BODY
+        try:
+            reader.feed(data)
+        finally:
+            self._shared.turns.spend(input_cost(len(data), reader.messages - before, is_body=is_body))
 
     def take(self, request: Request, close: bool, http10: bool) -> None:
         """Take a complete request: what the parser calls (`Take`)."""
@@ -154,9 +168,21 @@ class Input:
         if self._queue.unstarted or not dispatcher.has_room():
             self._hold_up()
             return
-        if link.unparsed:
-            data = link.unparsed
-            self._keep(b"")
-            self.feed(data)
-        else:
+        if not link.unparsed:
             link.resume_reading()
+        elif not self._waits_for_turn:
+            self._waits_for_turn = True
+            self._shared.turns.wait(self._turn)
+
+    def _turn(self) -> None:
+        """Parse what was not parsed, after the connections that waited before: if it still may be parsed."""
+        self._waits_for_turn = False
+        link = self._link
+        if link.transport is None or not link.unparsed:
+            return
+        if self._queue.unstarted or not self._dispatcher.has_room():
+            self._hold_up()
+            return
+        data = link.unparsed
+        self._keep(b"")
+        self.feed(data)

@@ -102,7 +102,8 @@ class HttpServer:
 
     def offer_http2(self, application: Application, limits: Http2Limits | None = None) -> None:
         """From now on, give the streams of clients that speak HTTP/2 to this application."""
-        http2 = Http2Shared(application, limits or Http2Limits(), self.shared.total, self._flush_later)
+        shared = self.shared
+        http2 = Http2Shared(application, limits or Http2Limits(), shared.total, self._flush_later, shared.turns)
 
         def begin(candidate: Http2Candidate, transport: asyncio.Transport, data: bytes) -> None:
             assert isinstance(candidate, HttpConnection)

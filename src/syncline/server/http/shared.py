@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
+from syncline.server.http.input_turns import InputTurns
 from syncline.server.http.large_answers import Flushable, Making
 from syncline.server.http.limits import HttpLimits
 from syncline.server.http.request import Request
@@ -56,6 +57,7 @@ class Shared:
         "tail_close",
         "tail_http10",
         "total",
+        "turns",
     )
 
     def __init__(
@@ -86,6 +88,7 @@ class Shared:
         """Takes over a connection whose first bytes are the preface of HTTP/2, if that is offered or explained."""
         self.making: Making = Making()
         self.total: TotalBytes = TotalBytes(limits.max_total_held_bytes, limits.max_requests)
+        self.turns: InputTurns = InputTurns()
         self.now_s: float = 0.0
         """The loop's time at the last sweep: exact enough for limits of seconds, and free to read."""
         self.closed: bool = False

@@ -24,6 +24,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from syncline.server.http.input_turns import InputTurns
 from syncline.server.http.networks import network_of
 from syncline.server.http.shared import FlushedOutput
 from syncline.server.http.state import LINGERING, Link, TotalBytes
@@ -63,7 +64,7 @@ LINGER_BYTES: Final = 16 << 20
 class Http2Shared:
     """What the HTTP/2 connections of one server have in common."""
 
-    __slots__ = ("application", "flush_later", "greeting", "limits", "streams", "total")
+    __slots__ = ("application", "flush_later", "greeting", "limits", "streams", "total", "turns")
 
     def __init__(
         self,
@@ -71,12 +72,14 @@ class Http2Shared:
         limits: Http2Limits,
         total: TotalBytes,
         flush_later: Callable[[FlushedOutput], None],
+        turns: InputTurns,
     ) -> None:
         self.application: Application = application
         self.limits: Http2Limits = limits
         self.total: TotalBytes = total
         self.flush_later: Callable[[FlushedOutput], None] = flush_later
         self.streams: StreamTotal = StreamTotal()
+        self.turns: InputTurns = turns
         wider = limits.connection_window_bytes - FIRST_WINDOW
         self.greeting: bytes = settings(
             {
@@ -105,6 +108,7 @@ class Http2Connection(asyncio.Protocol):
         "_swept_bytes",
         "_taken_bytes",
         "_unregister",
+        "_waits_for_turn",
     )
 
     def __init__(self, shared: Http2Shared, *, now_s: float, unregister: Callable[[Http2Connection], None]) -> None:
@@ -115,12 +119,19 @@ class Http2Connection(asyncio.Protocol):
         self._link = link = Link()
         self._held = held = ConnectionBytes(shared.total, limits.max_held_bytes)
         self._output = FrameOutput(
-            limits, link, held, flush_later=shared.flush_later, closed=self._stream_closed, go_on=self._go_on
+            limits,
+            link,
+            held,
+            shared.turns,
+            flush_later=shared.flush_later,
+            closed=self._stream_closed,
+            go_on=self._go_on,
         )
         self._output.now_s = now_s
-        self._input = FrameInput(limits, link, held, self._output, self._open)
+        self._input = FrameInput(limits, link, held, self._output, self._open, shared.turns)
         self._address = ""
         self._linger_left = LINGER_BYTES
+        self._waits_for_turn = False
         self._since_s = now_s
         self._progress: tuple[object, ...] = ()
         self._swept_bytes = self._taken_bytes = 0
@@ -155,7 +166,7 @@ class Http2Connection(asyncio.Protocol):
         else:
             if self._input.has_rest:
                 link.pause_reading()
-                self._output.schedule()
+                self._wait_for_turn()
 
     def _go_on(self) -> None:
         """Read again after a pause, if nothing is in the way."""
@@ -163,9 +174,23 @@ class Http2Connection(asyncio.Protocol):
         if not link.read_paused or link.write_paused or link.transport is None:
             return
         if self._input.has_rest:
-            self.data_received(b"")
-        if not self._input.has_rest and not link.write_paused:
+            self._wait_for_turn()
+        else:
             link.resume_reading()
+
+    def _wait_for_turn(self) -> None:
+        """Read the rest in a later turn of the event loop, after the connections that wait already."""
+        if not self._waits_for_turn:
+            self._waits_for_turn = True
+            self._shared.turns.wait(self._turn)
+
+    def _turn(self) -> None:
+        """Read the rest, or a part of it. While the client does not read, `_go_on` follows when it does."""
+        self._waits_for_turn = False
+        if self._link.transport is None or self._link.write_paused or not self._input.has_rest:
+            return
+        self.data_received(b"")
+        self._go_on()
 
     def eof_received(self) -> bool:
         return False  # a client of HTTP/2 that sends no more has left

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from syncline.server.http2.frames import COMPRESSION_ERROR, ENHANCE_YOUR_CALM, ConnectionFault
+from syncline.server.http2.limits import MAX_HEADER_FIELDS
 
 if TYPE_CHECKING:
     import hpack
@@ -22,6 +23,9 @@ KEPT_BLOCKS: Final = 32
 """Blocks that are kept of one connection: a client uses one for each method and token."""
 KEPT_BLOCK_BYTES: Final = 1024
 """The longest of them."""
+
+BYTES_A_COST: Final = 32
+"""Bytes of a block that cost 1: those of a Huffman code take a third of a microsecond each."""
 
 _HOP_BY_HOP: Final = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
 """Fields of HTTP/1.1's connections: malformed here (RFC 9113, 8.2.2)."""
@@ -42,7 +46,7 @@ class RequestHead(msgspec.Struct, eq=False, gc=False):
 class HeaderDecoder:
     """Decodes the header blocks of one connection, in their order."""
 
-    __slots__ = ("_decoder", "_errors", "_kept")
+    __slots__ = ("_decoder", "_errors", "_kept", "cost")
 
     def __init__(self, max_header_bytes: int) -> None:
         import hpack
@@ -50,19 +54,27 @@ class HeaderDecoder:
         self._decoder: hpack.Decoder = hpack.Decoder(max_header_list_size=max_header_bytes)
         self._errors = (hpack.OversizedHeaderListError, hpack.HPACKError)
         self._kept: dict[bytes, RequestHead | None] = {}
+        self.cost: int = 0
+        """Of the last block: nothing if it was kept; else 1 for each field, and for so many bytes as take as long."""
 
     def decode(self, block: bytes) -> RequestHead | None:
         """The head; None if it is malformed (8.1.1). Raises `ConnectionFault` if the table can't be kept in step."""
         kept = self._kept
         if block in kept:
+            self.cost = 0
             return kept[block]
         oversized, other = self._errors
         try:
-            fields = self._decoder.decode(block, raw=True)
+            fields = list(self._decoder.decode(block, raw=True))
         except oversized:
             raise ConnectionFault(ENHANCE_YOUR_CALM, "the header is too large") from None
         except (other, ValueError, IndexError) as error:
             raise ConnectionFault(COMPRESSION_ERROR, f"the header can't be decoded: {error}") from None
+        self.cost = len(fields) + len(block) // BYTES_A_COST
+        if len(fields) > MAX_HEADER_FIELDS:
+            raise ConnectionFault(
+                ENHANCE_YOUR_CALM, f"the header has {len(fields)} fields; the limit is {MAX_HEADER_FIELDS}"
+            )
         head = _request_head([(bytes(name), bytes(value)) for name, value in fields])
         if not _leaves_table(block):
             kept.clear()

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from struct import unpack
 from typing import Final
 
+from syncline.server.http.input_turns import InputTurns, message_cost
 from syncline.server.http.state import Link
 from syncline.server.http2.frames import (
     ACK,
@@ -46,7 +47,7 @@ from syncline.server.http2.frames import (
     frame,
 )
 from syncline.server.http2.header_blocks import HeaderDecoder, RequestHead
-from syncline.server.http2.limits import PAUSE_FRAMES, Http2Limits
+from syncline.server.http2.limits import PAUSE_COST, Http2Limits
 from syncline.server.http2.output import FrameOutput
 from syncline.server.http2.streams import ConnectionBytes, Http2Stream, StreamShare
 
@@ -74,6 +75,7 @@ class FrameInput:
         "_block_flags",
         "_block_stream",
         "_consumed_bytes",
+        "_cost",
         "_decoder",
         "_greeted",
         "_held",
@@ -82,6 +84,7 @@ class FrameInput:
         "_open",
         "_output",
         "_rest",
+        "_turns",
         "_window",
         "budget",
         "draining",
@@ -98,8 +101,12 @@ class FrameInput:
         held: ConnectionBytes,
         output: FrameOutput,
         open_stream: OpenStream,
+        turns: InputTurns,
     ) -> None:
         self._limits = limits
+        self._turns = turns
+        self._cost = 0
+        """Of what was read in this call."""
         self._link = link
         self._held = held
         self._output = output
@@ -139,7 +146,7 @@ class FrameInput:
         return len(rest) >= HEAD_BYTES + int.from_bytes(rest[:3], "big")
 
     def received(self, data: bytes) -> None:
-        """Read what has come; after `PAUSE_FRAMES` frames the rest is kept for the next call."""
+        """Read what has come, up to `PAUSE_COST` and while the turn has room. The rest is kept for the next call."""
         if self._rest:
             data = self._rest + data
         if not self._greeted:
@@ -150,8 +157,17 @@ class FrameInput:
                 raise ConnectionFault(PROTOCOL_ERROR, "HTTP/2 begins with another preface")
             data = data[len(PREFACE) :]
             self._greeted = True
-        at, end, count = 0, len(data), 0
-        while end - at >= HEAD_BYTES:
+        self._cost = 0
+        try:
+            at = self._read_frames(data, min(PAUSE_COST, self._turns.left))
+        finally:
+            self._turns.spend(self._cost)
+        self._rest = data[at:] if at < len(data) else b""
+
+    def _read_frames(self, data: bytes, most: int) -> int:
+        """Read whole frames until their cost is `most`; where the rest begins."""
+        at, end = 0, len(data)
+        while end - at >= HEAD_BYTES and self._cost < most:
             high, low, kind, flags, number = _UNPACK(data, at)
             size = high << 8 | low
             if size > FRAME_BYTES:
@@ -159,9 +175,7 @@ class FrameInput:
             stop = at + HEAD_BYTES + size
             if stop > end:
                 break
-            count += 1
-            if count > PAUSE_FRAMES:
-                break
+            self._cost += 1
             try:
                 if kind == DATA and self._block is None and self.frames:  # most frames are data of requests
                     self.frames += 1
@@ -171,7 +185,7 @@ class FrameInput:
             except StreamFault as fault:
                 self._reset(number & 0x7FFF_FFFF, fault.code)
             at = stop
-        self._rest = data[at:] if at < end else b""
+        return at
 
     def spend(self, cost: int = 1) -> None:
         """Take from the budget for what has no use. Raises `ConnectionFault` when it is spent."""
@@ -259,6 +273,7 @@ class FrameInput:
 
     def _header_block(self, flags: int, number: int, block: bytes) -> None:
         head = self._decoder.decode(block)
+        self._cost += self._decoder.cost
         stream = self.streams.get(number)
         if stream is not None:
             self._client_trailers(stream, flags)
@@ -288,8 +303,13 @@ class FrameInput:
             raise StreamFault(STREAM_CLOSED)
         if not flags & END_STREAM:
             raise StreamFault(PROTOCOL_ERROR)
+        self._ended(stream)
+
+    def _ended(self, stream: Http2Stream) -> None:
+        """The client has sent all: what it has sent is decoded now."""
         stream.remote_ended = True
         if stream.call is not None:
+            self._cost += message_cost(len(stream.body))
             stream.call.ended()
 
     def _data(self, flags: int, number: int, data: bytes, at: int, stop: int) -> None:
@@ -333,8 +353,7 @@ class FrameInput:
             call.refuse("too much is being sent and asked at once; nothing was done")
             return
         if flags & END_STREAM:
-            stream.remote_ended = True
-            call.ended()
+            self._ended(stream)
         else:
             call.data_received()
 

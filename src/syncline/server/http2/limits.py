@@ -8,10 +8,14 @@ import msgspec
 
 from syncline.server.http.limits import KIB, MIB
 
-__all__ = ["PAUSE_FRAMES", "Http2Limits"]
+__all__ = ["MAX_HEADER_FIELDS", "PAUSE_COST", "Http2Limits"]
 
-PAUSE_FRAMES: Final = 256
-"""Frames of one connection that are read in one turn of the event loop: one client must not have the loop to itself."""
+PAUSE_COST: Final = 256
+"""Of what is read of one connection in one turn of the event loop, or a little more: one client must not have the loop
+to itself. A frame costs 1; a header and a message cost more, as they take longer (`InputTurns`)."""
+
+MAX_HEADER_FIELDS: Final = 100
+"""Fields of one header, as with HTTP/1.1. In a header of this protocol a field can take one byte and 15 us."""
 
 
 class Http2Limits(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from syncline.server.http.input_turns import InputTurns, message_cost
 from syncline.server.http.state import Link
 from syncline.server.http2.frames import (
     DATA,
@@ -65,6 +66,7 @@ class FrameOutput:
         "_made_bytes",
         "_parts",
         "_ready",
+        "_turns",
         "_waiters",
         "flush_scheduled",
         "initial_window",
@@ -78,6 +80,7 @@ class FrameOutput:
         limits: Http2Limits,
         link: Link,
         held: ConnectionBytes,
+        turns: InputTurns,
         *,
         flush_later: Callable[[FrameOutput], None],
         closed: Callable[[Http2Stream], None],
@@ -86,6 +89,7 @@ class FrameOutput:
         self._limits = limits
         self._link = link
         self._held = held
+        self._turns = turns
         self._flush_later = flush_later
         self._closed = closed
         self._go_on = go_on
@@ -226,6 +230,16 @@ class FrameOutput:
             more, stream.untold_bytes = stream.untold_bytes, 0
             stream.receive_window += more
             self._write(frame(WINDOW_UPDATE, 0, stream.id, more.to_bytes(4, "big")))
+
+    async def turn_for(self, size_bytes: int) -> None:
+        """Wait until a message of this size may be decoded."""
+        await self._turns.read(message_cost(size_bytes))
+
+    def hold(self, stream: Http2Stream, more_bytes: int) -> bool:
+        """Count more (or, if it is negative, less) in memory for what the stream has asked; whether there is room."""
+        if not stream.local_ended:
+            self._held.add(stream, more_bytes)
+        return self._held.has_room
 
     # --- the connection's side
 

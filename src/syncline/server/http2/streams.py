@@ -222,3 +222,11 @@ class StreamOutput(Protocol):
     def taken(self, stream: Http2Stream, size_bytes: int) -> None:
         """Bytes of `body` were taken: the client may send as many more."""
         ...
+
+    async def turn_for(self, size_bytes: int) -> None:
+        """Wait until a message of this size may be decoded: many in one turn would hold up the event loop."""
+        ...
+
+    def hold(self, stream: Http2Stream, more_bytes: int) -> bool:
+        """Count more (or, if it is negative, less) in memory for what the stream has asked; whether there is room."""
+        ...

@@ -38,6 +38,13 @@ __all__ = ["CallParts", "Face", "CallHead", "StreamingGrpc", "UnaryGrpc"]
 MESSAGE_BYTES: Final = 400
 """What a message takes beside its keys and values: a dict and some numbers."""
 
+UNCOUNTED_BYTES: Final = 256
+"""A request of this size takes some KiB as a message, and no more."""
+
+TOO_MUCH: Final = EtcdError(
+    RESOURCE_EXHAUSTED, "etcdserver: too much is being sent and asked at once; nothing was done"
+)
+
 STOPPED: Final = EtcdError(UNAVAILABLE, "etcdserver: server stopped")
 
 
@@ -168,6 +175,8 @@ class UnaryGrpc:
             if _message_bytes(body) != len(body):
                 raise EtcdError(INTERNAL, "grpc: the request is not one whole message")
             request = _decoded(known.method, body[PREFIX_BYTES:])
+            if len(body) > UNCOUNTED_BYTES and not self._output.hold(stream, _kept_bytes(request)):
+                raise TOO_MUCH
         except EtcdError as error:
             self._finished(None, error)
             return
@@ -230,7 +239,7 @@ class Inbox:
     What was not taken stays in bytes, and the client's window stays as much smaller: that is the limit.
     """
 
-    __slots__ = ("_idle", "_method", "_output", "_stream", "_waiter")
+    __slots__ = ("_idle", "_kept_bytes", "_method", "_output", "_stream", "_waiter")
 
     def __init__(self, stream: Http2Stream, output: StreamOutput, method: Method, *, idle: Callable[[], None]) -> None:
         """`idle` is called when a message is waited for."""
@@ -238,6 +247,8 @@ class Inbox:
         self._stream = stream
         self._output = output
         self._method = method
+        self._kept_bytes = 0
+        """What the last message takes, if it was counted."""
         self._waiter: asyncio.Future[None] | None = None
 
     def wake(self) -> None:
@@ -251,9 +262,15 @@ class Inbox:
 
     async def __anext__(self) -> Message:
         stream = self._stream
+        if self._kept_bytes:
+            self._output.hold(stream, -self._kept_bytes)
+            self._kept_bytes = 0
         while True:
             size = _message_bytes(stream.body)
             if size is not None and size <= len(stream.body):
+                await self._output.turn_for(size)
+                if stream.local_ended:
+                    raise StopAsyncIteration
                 return self._take(size)
             if stream.remote_ended or stream.local_ended:
                 if stream.body:
@@ -273,7 +290,12 @@ class Inbox:
                 stream.body = body = bytearray(body)
             del body[:size]  # a bytearray does not move what is left
         self._output.taken(stream, size)
-        return _decoded(self._method, data)
+        message = _decoded(self._method, data)
+        if size > UNCOUNTED_BYTES:
+            self._kept_bytes = _kept_bytes(message)
+            if not self._output.hold(stream, self._kept_bytes):
+                raise TOO_MUCH
+        return message
 
 
 class StreamingGrpc:

@@ -1,0 +1,181 @@
+"""One turn of the event loop reads a bounded part of what all clients have sent: no flood may hold up a node."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from syncline.server.etcd.face import Send
+from syncline.server.etcd.messages import Message
+from syncline.server.http.input_turns import TURN_COST, InputTurns, input_cost, message_cost
+from syncline.server.http2.frames import DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, frame, settings
+from syncline.server.http2.header_blocks import field
+from syncline.server.http2.limits import MAX_HEADER_FIELDS, Http2Limits
+from tests.helpers.http2_wire import RANGE, WATCH, Http2Wire, framed
+from tests.helpers.http_wire import Wire, get
+from tests.unit.test_grpc_calls import echo_watches
+
+TXN = "/etcdserverpb.KV/Txn"
+WIDE_TXN = framed(b"\x12\x00" * 7_000)
+"""A request of 14 KB that takes 20 ms to decode, and some hundred kilobytes as a message."""
+ACCEPT_ENCODING = b"\x90"
+"""A field that takes one byte: an entry of HPACK's static table."""
+
+
+def _head(path: str) -> bytes:
+    return b"\x83\x86" + field(b":path", path.encode()) + field(b"content-type", b"application/grpc")
+
+
+def _wire(limits: Http2Limits | None = None, *, beside: Http2Wire | None = None) -> Http2Wire:
+    """A connection after the greeting."""
+    wire = Http2Wire(beside.face if beside else None, limits=limits, server=beside.server if beside else None)
+    wire.client.clear_outbound_data_buffer()
+    wire.send_raw(PREFACE + settings({}))
+    return wire
+
+
+async def _turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_turns_call_what_waits_in_its_order_within_the_budget() -> None:
+    turns, called = InputTurns(), list[int]()
+    turns.spend(TURN_COST)
+    for number in range(6):
+        turns.wait(lambda number=number: called.append(number), TURN_COST // 2)  # type: ignore[misc]
+    assert (turns.left, called) == (0, [])
+    seen = []
+    for _ in range(3):
+        await asyncio.sleep(0)
+        seen.append(list(called))
+    assert seen == [[0, 1], [0, 1, 2, 3], [0, 1, 2, 3, 4, 5]]
+    await _turns(2)
+    assert turns.left == TURN_COST
+
+
+async def test_turns_read_that_is_cancelled_keeps_no_other_back() -> None:
+    turns = InputTurns()
+    first, second = asyncio.ensure_future(turns.read(1)), asyncio.ensure_future(turns.read(1))
+    asyncio.get_running_loop().call_soon(first.cancel)  # when both wait, before the next turn
+    turns.spend(TURN_COST)
+    await asyncio.wait([first, second])
+    assert (first.cancelled(), second.result()) == (True, None)
+
+
+def test_costs_rise_with_what_takes_time() -> None:
+    assert message_cost(2 << 20) == TURN_COST
+    assert input_cost(16_384, 300, is_body=False) > input_cost(16_384, 1, is_body=False)
+    assert input_cost(16_384, 0, is_body=True) < input_cost(16_384, 0, is_body=False)
+
+
+async def test_http2_headers_of_many_fields_share_the_turns() -> None:
+    """A field of one byte takes 15 us to decode: 256 such headers of each connection were read in one turn."""
+    wires = [_wire()]
+    wires += [_wire(beside=wires[0]) for _ in range(40)]
+    await _turns(3)
+    flood = b"".join(
+        frame(HEADERS, END_HEADERS, stream, b"\x40\x01a\x01b" + ACCEPT_ENCODING * 90) for stream in range(1, 201, 2)
+    )
+    for wire in wires:
+        wire.send_raw(flood)
+    budget = Http2Limits().abuse_budget - 8  # the settings had a cost
+    read = [budget - wire.transport.protocol._input.budget for wire in wires]  # type: ignore[attr-defined]
+    assert sum(read) * 90 <= TURN_COST + 3 * 90, "the headers have no method: each is reset, and counted"
+    assert read[0] <= 3, "one connection leaves room for others"
+    await _turns(2_000)
+    assert all(len(wire.of(3)) == 100 for wire in wires), "each header is answered in the end"
+
+
+async def test_http2_header_of_too_many_fields_ends_the_connection() -> None:
+    wire = _wire()
+    wire.send_raw(frame(HEADERS, END_HEADERS, 1, _head(RANGE) + ACCEPT_ENCODING * MAX_HEADER_FIELDS))
+    await _turns(3)
+    assert wire.goaway == (11, "the header has 104 fields; the limit is 100")
+
+
+async def test_grpc_messages_of_many_fields_share_the_turns() -> None:
+    """One client could have 250 of them decoded in one turn, which took 20 s, by the last byte of each in a packet."""
+    wire = _wire()
+    await _turns(3)
+    streams = range(1, 61, 2)
+    for stream in streams:
+        wire.send_raw(frame(HEADERS, END_HEADERS, stream, _head(TXN)) + frame(DATA, 0, stream, WIDE_TXN))
+        await _turns(2)
+    wire.send_raw(b"".join(frame(DATA, END_STREAM, stream) for stream in streams))
+    assert len(wire.face.calls) <= 2
+    await _turns(200)
+    assert len(wire.face.calls) == len(streams)
+
+
+async def test_grpc_request_counts_as_what_it_takes_in_memory() -> None:
+    """Its fields take thirty times the bytes on the way: so many clients could fill a node's memory."""
+    wire = _wire(Http2Limits(max_held_bytes=5_000_000))
+    wire.face.holds = True
+    for stream in (1, 3, 5):
+        wire.send_raw(frame(HEADERS, END_HEADERS, stream, _head(TXN)) + frame(DATA, END_STREAM, stream, WIDE_TXN))
+        await _turns(5)
+    assert len(wire.face.calls) == 1
+    assert wire.held_bytes > 2_000_000
+    refused = b"".join(payload for _, payload in wire.of(HEADERS))
+    assert refused.count(b"too much is being sent and asked at once") == 2
+    wire.transport.abort()
+    assert wire.held_bytes == 0
+
+
+async def test_grpc_stream_of_many_messages_shares_the_turns() -> None:
+    wire = _wire()
+    taken: list[int] = []
+
+    async def count(inbox: AsyncIterator[Message], send: Send) -> None:
+        del send
+        async for _ in inbox:
+            taken.append(1)
+
+    wire.face.streams[WATCH] = count
+    message = framed(b"\x0a\x00" * 4_000)
+    wire.send_raw(frame(HEADERS, END_HEADERS, 1, _head(WATCH)))
+    for _ in range(20):
+        wire.send_raw(frame(DATA, 0, 1, message))
+    await _turns(3)
+    assert len(taken) < 10
+    await _turns(100)
+    assert len(taken) == 20
+    assert wire.held_bytes < 2_000_000, "a message counts until the next one is asked for"
+
+
+async def test_grpc_stream_that_is_reset_while_it_waits_takes_nothing() -> None:
+    wire = _wire()
+    wire.face.streams[WATCH] = echo_watches
+    wire.send_raw(frame(HEADERS, END_HEADERS, 1, _head(WATCH)))
+    await _turns(3)
+    wire.server.shared.turns.spend(TURN_COST)
+    wire.send_raw(frame(DATA, 0, 1, framed(b"")))
+    wire.transport.abort()
+    await _turns(5)
+    assert wire.face.cancelled == [WATCH]
+    assert wire.held_bytes == 0
+
+
+async def test_http1_pipelined_requests_of_many_clients_share_the_turns() -> None:
+    """A hundred clients without a credential, each with a few hundred requests, stopped a node's loop for seconds."""
+    first = Wire()
+    wires = [first, *(Wire(server=first.server) for _ in range(30))]
+    for wire in wires:
+        wire.send(get() * 100)
+    begun = sum(len(wire.requests) for wire in wires)
+    assert begun <= TURN_COST // 6 + 100
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert [len(wire.answers) for wire in wires] == [100] * len(wires)
+
+
+async def test_http1_input_that_waits_for_a_turn_keeps_its_order() -> None:
+    wire = Wire()
+    wire.server.shared.turns.spend(TURN_COST)
+    wire.send(get("/a"))
+    wire.send(get("/b"))
+    assert wire.requests == []
+    await _turns(5)
+    assert [request.path for request in wire.requests] == [b"/a", b"/b"]
+    wire.connection.check()
