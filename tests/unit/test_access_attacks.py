@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import logging
+import sys
 
 import pytest
 
@@ -17,6 +18,7 @@ from syncline.server.api.errors import RequestError
 from syncline.server.auth.gate import MAX_KNOWN
 from syncline.server.auth.lockout import FREE_FAILURES
 from syncline.server.auth.passwords import MAX_QUEUED_OF_ONE, Passwords
+from syncline.server.logs import JsonFormatter, TextFormatter
 from tests.helpers.auth_site import (
     CHEAP,
     PASSWORD,
@@ -214,3 +216,30 @@ async def test_token_in_the_place_of_the_user_is_not_logged(credential: str, cap
     told = str([record.__dict__ for record in caplog.records]) + answer.body.decode()
     assert caplog.records
     assert token_of("ann") not in told
+
+
+async def test_token_without_base64_is_not_logged_in_another_form(caplog: pytest.LogCaptureFixture) -> None:
+    """`Basic TOKEN`, or both schemes in two fields: a lenient decoder makes bytes of it that tell the token."""
+    caplog.set_level(logging.INFO)
+    wire = AuthWire()
+    bare = "syncline_" + base64.b64encode(b"seed:" + bytes(25)).decode()
+    answer = await wire.ask("GET", "/auth", b"", f"Authorization: Basic {bare}")
+    assert answer.status == 401
+    assert caplog.records
+    assert "seed" not in str([record.__dict__ for record in caplog.records])
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()], ids=["text", "json"])
+def test_log_lines_hold_no_terminal_controls(formatter: logging.Formatter) -> None:
+    """In the message, in a field and in a trace: names and reasons come from peers and clients."""
+    evil = "a\x1b[2J\x9b31m\u202eb\x7f\r\n2026-11-30T00:00:00.000+00:00 INFO forged"
+    try:
+        raise ValueError(evil.partition("\r")[0])
+    except ValueError:
+        trace = sys.exc_info()
+    record = logging.LogRecord("syncline.x", logging.INFO, "", 0, "from %s", (evil,), trace)
+    record.target = evil
+    line = formatter.format(record)
+    assert all(part.isprintable() for part in line.split("\n"))
+    assert not any(part.startswith("2026") and "forged" in part for part in line.split("\n")[1:])
+    assert "forged" in line

@@ -48,7 +48,7 @@ class JsonFormatter(logging.Formatter):
         line.update(_extras(record))
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return _encoder.encode(line).decode()
+        return _safe_json(_encoder.encode(line).decode())
 
 
 SILENT: Final = ("hpack",)
@@ -56,7 +56,10 @@ SILENT: Final = ("hpack",)
 
 
 class TextFormatter(logging.Formatter):
-    """`time LEVEL node logger: message name=value …`; line ends inside a message are escaped, a trace follows it."""
+    """`time LEVEL node logger: message name=value …`; a trace follows it, on lines of its own.
+
+    What is not printable is escaped, in the trace, too: a peer's or a client's text must not move a terminal's cursor.
+    """
 
     def __init__(self, *, node: str = "") -> None:
         super().__init__()
@@ -65,11 +68,27 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         extras = "".join(f" {name}={_shown(value)}" for name, value in _extras(record).items())
         name = record.name.removeprefix("syncline.")
-        message = record.getMessage().replace("\r", "\\r").replace("\n", "\\n")
+        message = _plain(record.getMessage())
         line = f"{_time(record)} {record.levelname:<7} {self._node}{name}: {message}{extras}"
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            line += "".join(f"\n{_plain(part)}" for part in self.formatException(record.exc_info).split("\n"))
         return line
+
+
+def _plain(text: str) -> str:
+    """A text on one line, with what is not printable as in a literal of Python."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _safe_json(line: str) -> str:
+    """A JSON document with escapes for what JSON allows and terminals obey: U+007F to U+009F, and marks."""
+    return line if line.isprintable() else "".join(map(_json_letter, line))
+
+
+def _json_letter(letter: str) -> str:
+    if letter.isprintable() or ord(letter) > 0xFFFF:  # no terminal obeys one of those
+        return letter
+    return f"\\u{ord(letter):04x}"
 
 
 def _shown(value: object) -> str:

@@ -437,7 +437,8 @@ def _claimed(field: bytes) -> str:
     if scheme.lower() != b"basic" or len(field) > MAX_FIELD_BYTES:
         return ""
     try:
-        user, colon, _ = base64.b64decode(rest).partition(b":")
+        # Strictly: what is no base64, such as a bare token, would come out as bytes that tell of it.
+        user, colon, _ = base64.b64decode(rest.strip(b" "), validate=True).partition(b":")
         return user.decode("utf-8", "backslashreplace") if colon else ""
     except binascii.Error:
         return ""
