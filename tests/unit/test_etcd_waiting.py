@@ -65,35 +65,33 @@ async def test_etcd_gateway_calls_that_wait_may_follow_one_another() -> None:
     assert len(wire.site.tasks) == 0
 
 
-async def test_etcd_caller_that_leaves_while_its_place_is_made_leaves_no_key() -> None:
-    calls = Calls()
-    lease = await calls.lease()
+async def leave_while_asking(calls: Calls, lease: int) -> None:
+    """Ask for the lock, and leave before the key is made."""
     backend = calls.wire.backend
     backend.hold = True
     waiting = calls.start(LOCK, {"name": b"l", "lease": lease})
     await calls.turns()
     waiting.cancel()
     await calls.turns()
+    assert waiting.cancelled()
     backend.hold = False
     backend.release()
     await calls.turns()
-    assert (waiting.cancelled(), await calls.keys(b"l/")) == (True, [])
+
+
+async def test_etcd_caller_that_leaves_while_its_place_is_made_leaves_no_key() -> None:
+    calls = Calls()
+    lease = await calls.lease()
+    await leave_while_asking(calls, lease)
+    assert await calls.keys(b"l/") == []
 
 
 async def test_etcd_caller_that_leaves_while_it_asks_again_keeps_what_it_holds() -> None:
     calls = Calls()
     lease = await calls.lease()
     held = await calls.call(LOCK, {"name": b"l", "lease": lease})
-    backend = calls.wire.backend
-    backend.hold = True
-    waiting = calls.start(LOCK, {"name": b"l", "lease": lease})
-    await calls.turns()
-    waiting.cancel()
-    await calls.turns()
-    backend.hold = False
-    backend.release()
-    await calls.turns()
-    assert (waiting.cancelled(), await calls.keys(b"l/")) == (True, [held["key"]])
+    await leave_while_asking(calls, lease)
+    assert await calls.keys(b"l/") == [held["key"]]
 
 
 def test_etcd_observer_that_leaves_before_a_leader_is_forgotten() -> None:
