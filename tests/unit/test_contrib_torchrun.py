@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
@@ -192,10 +192,30 @@ def test_worker_keys_wait_for_another_worker(kv: Client) -> None:
     keys = WorkerKeys(kv, "run")
     with pytest.raises(LookupError, match="not all of these keys"):
         keys.wait(["late"], timedelta(seconds=0.1))
+    with pytest.raises(LookupError, match="after 0 s"):
+        keys.wait(["late"], timedelta())
     thread = threading.Thread(target=keys.set, args=("late", "1"))
     thread.start()
     assert keys.get("late", timedelta(seconds=30)) == b"1"
     thread.join()
+
+
+def test_worker_keys_wait_for_a_write_behind_the_look(kv: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes between the look at the keys and the begin of the watch; writes of other keys end no wait."""
+    keys, get_many, looks = WorkerKeys(kv, "run"), kv.get_many, 0
+
+    def look_and_write(asked: Collection[bytes]) -> Mapping[bytes, object]:
+        nonlocal looks
+        found = get_many(asked)
+        looks += 1
+        if looks == 2:
+            for name in ("other", "another", "late"):
+                keys.set(name, "1")
+        return found
+
+    monkeypatch.setattr(kv, "get_many", look_and_write)
+    keys.wait(["late"], timedelta(seconds=30))
+    assert looks == 3
 
 
 class Parameters:

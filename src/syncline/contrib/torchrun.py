@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Protocol
 
 from syncline.client import Client
 from syncline.contrib.connection import client_of
 from syncline.contrib.extras import missing_extra
-from syncline.errors import ConfigError, CorruptionError, OperationError, Rejected
+from syncline.errors import ConfigError, CorruptionError, DeadlineExceeded, OperationError, Rejected, RevisionCompacted
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousParameters
@@ -29,10 +30,6 @@ STATE_MAGIC: Final = b"rdzv1"
 """A state begins with it, then with its CRC-32: what another program has written under the key is no state."""
 
 CHECKSUM_BYTES: Final = 4
-
-FIRST_PAUSE_S: Final = 0.02
-LONGEST_PAUSE_S: Final = 0.5
-"""Between two looks at keys that another worker is to write."""
 
 DEFAULT_WAIT: Final = timedelta(seconds=300)
 """As long as torch's own stores wait."""
@@ -151,14 +148,31 @@ class WorkerKeys:
 
     def wait(self, keys: Sequence[str | bytes], timeout: timedelta = DEFAULT_WAIT) -> None:
         """Wait until all keys are there. Raises `LookupError` at the end of `timeout`."""
+        if self.check(keys):
+            return
+        asked = {self._full(key) for key in keys}
         end_s = time.monotonic() + timeout.total_seconds()
-        pause_s = FIRST_PAUSE_S
-        while not self.check(keys):
-            left_s = end_s - time.monotonic()
-            if left_s <= 0:
+        while True:
+            seen = self._kv.list(self._prefix, limit=1).revision  # before the look: no write after it is missed
+            missing = asked - self._kv.get_many(asked).keys()
+            if not missing:
+                return
+            if not self._is_written(missing, seen + 1, end_s):
                 raise LookupError(f"not all of these keys are there after {timeout.total_seconds():g} s: {list(keys)}")
-            time.sleep(min(pause_s, left_s))
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _is_written(self, keys: AbstractSet[bytes], from_revision: int, end_s: float) -> bool:
+        """Wait until one of the keys is written, in this revision or a later one; False: none was in time."""
+        with self._kv.watch(prefix=self._prefix, events="put", from_revision=from_revision) as changes:
+            while (left_s := end_s - time.monotonic()) > 0:
+                try:
+                    change = changes.next(timeout=left_s)
+                except DeadlineExceeded:  # or the watch has ended: then the next look raises its error
+                    return time.monotonic() < end_s
+                except RevisionCompacted:  # so many writes since the look: look again
+                    return True
+                if not keys.isdisjoint(event.key for event in change.events):
+                    return True
+        return False
 
     def delete_key(self, key: str | bytes) -> bool:
         """Delete a key; whether it was there."""
