@@ -131,7 +131,7 @@ HTTP: tuple[Mutation, ...] = (
         _hunts(LASTS),
     ),
     Mutation(
-        "a fast path that mixes up two requests",
+        "a fast path that gives a request the key of another one",
         "planted",
         fast_put_takes_the_key_before,
         _hunts(f"{ONCE}|{TOLD}|{ORDER}|linearizable histories|{LASTS}"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import gc
+import weakref
 from pathlib import Path
 from typing import BinaryIO
 
@@ -177,5 +178,7 @@ def test_used_machine_is_forgotten_with_its_object() -> None:
 
 def test_used_machine_without_weak_references_is_let_pass() -> None:
     machine = Slotted()
+    with pytest.raises(TypeError, match="weak reference"):
+        weakref.ref(machine)
     claim(machine)
     claim(machine)

@@ -115,8 +115,8 @@ _PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNIN
 
 
 def is_journal(stream: TextIO, environment: Mapping[str, str]) -> bool:
-    """Whether a stream is the one that systemd has connected with its journal: `JOURNAL_STREAM` has its device and
-    inode (systemd.exec(5)). A redirected stream is another."""
+    """Whether a stream goes to systemd's journal: then `JOURNAL_STREAM` has its device and inode (systemd.exec(5)). A
+    stream that was redirected has others."""
     named = environment.get("JOURNAL_STREAM", "")
     if not named:
         return False

@@ -179,7 +179,7 @@ class _GatewayHolder:
     def _gone(self, what: str) -> None:
         # A clock that leaps has no rate: a real one does not.
         if self._loop.true_time() < self._sure_s and self._leaps == self._loop.leaps:
-            self._broken(HELD, f"{what} is told that it is gone")
+            self._broken(HELD, f"{what} was answered that it is gone")
         self._ended, self._sure_s = True, 0.0
 
     def _broken(self, invariant: str, what: str) -> None:

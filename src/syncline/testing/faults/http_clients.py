@@ -39,7 +39,7 @@ THINK_S: Final = (0.003, 0.01, 0.02)
 READS_BACK: Final = 0.3
 """Share of the writes after which a client goes to any server at once, and reads the key there."""
 PATIENCE_S: Final = (0.5, 2.0, DEFAULT_TIMEOUT_S + 1.0)
-"""How long a client waits for an answer: with the last one it is told of the server's own time limit, too."""
+"""How long a client waits for an answer: with the last one it also gets the answer at the server's own time limit."""
 STAYS: Final = 0.98
 """Share of the requests that a client sends to the same server as the one before."""
 MOST_KEEPS: Final = 30
@@ -57,7 +57,7 @@ NOT_FOUND: Final = 404
 
 async def http_clients(trouble: Trouble) -> None:
     """Some clients read, write and keep leases alive by HTTP, on lines that are cut, late and reset."""
-    clients = _HttpCrew(trouble)
+    clients = _HttpClients(trouble)
     trouble.http_clients.append(clients)
     await clients.run()
 
@@ -151,7 +151,7 @@ class _HttpHolder(Holder):
         return round(reply.ttl_s * 1000)
 
 
-class _HttpCrew:
+class _HttpClients:
     """The clients of one run."""
 
     def __init__(self, trouble: Trouble) -> None:
@@ -212,10 +212,10 @@ class _HttpCrew:
         """After the faults: all that was asked is answered, and each server answers once more."""
         await recovery.answers(self._unanswered, DEFAULT_TIMEOUT_S)
         servers = [server for server in self._trouble.cluster.running if not server.retired]
-        await asyncio.gather(*(self._last_words(caller, servers) for caller in self._callers))
+        await asyncio.gather(*(self._last_reads(caller, servers) for caller in self._callers))
         await recovery.answers(self._unanswered, DEFAULT_TIMEOUT_S)
 
-    async def _last_words(self, caller: _Caller, servers: Iterable[SimServer]) -> None:
+    async def _last_reads(self, caller: _Caller, servers: Iterable[SimServer]) -> None:
         for server in servers:
             for _ in range(LAST_READS):
                 if await caller.last_read(server):

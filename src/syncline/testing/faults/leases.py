@@ -97,7 +97,7 @@ class Holder:
         if ttl_ms:
             self._sure_s, self._leaps = max(self._sure_s, sent_s + SURE * self._ttl_ms / 1000), leaps
         elif self._is_sure():
-            self._broken("a keep-alive is told that it is gone")
+            self._broken("a keep-alive was answered that it is gone")
 
     async def ask_for_time(self, lease: int) -> int | None:
         """Keep a lease alive on some node: its full time in ms, 0 if there is no such lease, None without an answer."""

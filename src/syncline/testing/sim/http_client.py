@@ -31,18 +31,19 @@ LEFT_EARLY: Final = 0.01
 PIECE_S: Final = 0.003
 
 FAULTY: Final = frozenset({400, 405, 408, 411, 413, 414, 415, 417, 421, 431, 500, 501, 505})
-"""Statuses that blame the message, or the server's code: no request of these clients deserves one."""
+"""Statuses for a faulty message, or for a fault in the server's code: no request of these clients may have one."""
 
 
 class HttpSender:
     """Connections of one client to the servers' HTTP ports, and what was sent on them.
 
-    `fields`: header fields of each request, each line ended. `broken` is told of answers that no server may give.
+    `fields`: header fields of each request, each line ended. `broken` is called with each answer that no server may
+    give.
     """
 
     def __init__(self, host: SimHost, rng: random.Random, *, fields: bytes, broken: Callable[[str], None]) -> None:
         self.rng: random.Random = rng
-        self.told: int = 0
+        self.answered: int = 0
         """Answers that have come."""
         self._host = host
         self._fields = fields
@@ -109,8 +110,8 @@ class HttpSender:
         return response
 
     def check(self, request: object, response: Response) -> None:
-        """Count an answer, and report one that blames the message or the server's code."""
-        self.told += 1
+        """Count an answer, and report one with a status of `FAULTY`."""
+        self.answered += 1
         if response.status in FAULTY:
             self._broken(f"{request} is answered {response.status}: {response.body!r}")
 

@@ -29,7 +29,7 @@ _CLOSES: Final = b"\r\nConnection: close"
 
 
 class HttpClientConnection(asyncio.Protocol):
-    """One connection. `broken` is told of bytes that are no answer to a request of this connection."""
+    """One connection. `broken` is called with bytes that are no answer to a request of this connection."""
 
     def __init__(self, life: int, broken: Callable[[str], None]) -> None:
         self.life: int = life
