@@ -30,7 +30,7 @@ SECRET = b"\x07" * 32
 async def enter(
     nodes: Cluster, target: Raft[object], member: Raft[object], *, known: int = 0, secret: bytes = SECRET
 ) -> RawEnd:
-    """Greet a node as the very process of another member would."""
+    """Greet a node as the very process of another member would. If that one runs, its next greeting ends this link."""
     identity = member._driver.parts.identity
     end = await RawEnd.dial(nodes.address(target.config.name))
     hello = Hello(
@@ -99,6 +99,7 @@ async def test_heartbeat_of_the_last_term_is_never_persisted(tmp_path: Path) -> 
     """With that term on disk there could be no election ever again."""
     async with cluster(tmp_path, secret=SECRET) as nodes:
         leader, follower = await nodes.pair()
+        await nodes.stop(follower.config.name)
         term = leader.stats().term
         for kind in (MessageType.HEARTBEAT, MessageType.VOTE, MessageType.APP_RESP, MessageType.TIMEOUT_NOW):
             end = await enter(nodes, leader, follower)
@@ -114,6 +115,7 @@ async def test_heartbeat_of_the_last_term_is_never_persisted(tmp_path: Path) -> 
 async def test_forward_with_an_impossible_number_ends_the_link_alone(tmp_path: Path, number: int) -> None:
     async with cluster(tmp_path, secret=SECRET) as nodes:
         leader, follower = await nodes.pair()
+        await nodes.stop(follower.config.name)
         end = await enter(nodes, leader, follower)
         end.write(Batch([], [Forward([ForwardedProposal(number, 0, b"")])]))
         await end.closed_by_other_end()
@@ -125,6 +127,7 @@ async def test_greeting_of_one_member_stops_no_sound_node(tmp_path: Path) -> Non
     async with cluster(tmp_path, secret=SECRET) as nodes:
         await nodes.announced()
         leader, follower = await nodes.pair()
+        await nodes.stop(follower.config.name)
         for _ in range(5):
             await (await enter(nodes, leader, follower, known=1)).close()
         await leader.apply(b"goes on", timeout=10)

@@ -87,6 +87,16 @@ def test_slow_request_that_entered_no_batch_has_no_stages(caplog: pytest.LogCapt
     assert not [name for name in line if name.endswith("_s") and name != "duration_s"]
 
 
+def test_slow_read_logged_late_keeps_its_confirmation(caplog: pytest.LogCaptureFixture) -> None:
+    """The process did not run for 10 ms between the taking of the duration and the line."""
+    bench = Bench(caplog)
+    bench.read = (98.0, 99.0, 99.5)
+    bench.now_s += 0.01
+    bench.log(request(), "GET /key/{key...}", 200, 2.0)
+    [line] = bench.records()
+    assert [line[name] for name in ("queue_s", "confirm_s", "apply_s", "answer_s")] == [0.0, 1.0, 0.5, 0.51]
+
+
 @pytest.mark.parametrize(
     ("route", "query"),
     [

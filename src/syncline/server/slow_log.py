@@ -17,7 +17,7 @@ from typing import Final
 from syncline.node.stage_times import BatchTimes
 from syncline.server.http.request import Request
 
-__all__ = ["ReadTimes", "SlowLog", "waits_on_purpose"]
+__all__ = ["ReadTimes", "SlowLog", "own_batch", "waits_on_purpose"]
 
 _log = logging.getLogger("syncline.server.slow")
 
@@ -26,6 +26,11 @@ LINES: Final = 20
 """Lines in one window. The line after it has the number of those that were left out."""
 
 KEY_CHARACTERS: Final = 200
+
+PREEMPTED_S: Final = 0.05
+"""A request's beginning is worked out from its duration, and comes out late by as much as the process did not run
+between the two readings of the clock. A batch may seem to have begun before its request by that time, and is its own.
+"""
 
 _WAITS: Final = re.compile(
     r"watch|observe|campaign|lock/|v3lock|keepalive|keep-alive|snapshot|backup|/livez|/readyz", re.IGNORECASE
@@ -39,6 +44,15 @@ ReadTimes = tuple[float, float, float]
 def waits_on_purpose(route: str, request: Request | None) -> bool:
     """Whether a request waits for something to happen: its duration says nothing."""
     return _WAITS.search(route) is not None or (request is not None and _LONG_POLL.search(request.query) is not None)
+
+
+def own_batch(batch: BatchTimes | None, read: ReadTimes, began_s: float) -> BatchTimes | ReadTimes | None:
+    """The newest batch, of entries or of reads, if a request that began then and was just answered was part of it."""
+    earliest_s = began_s - PREEMPTED_S
+    is_read = read[0] >= earliest_s
+    if batch is not None and batch.stored_s >= earliest_s and not (is_read and read[2] > batch.applied_s):
+        return batch
+    return read if is_read else None
 
 
 class SlowLog:
@@ -76,22 +90,22 @@ class SlowLog:
         _log.warning("slow request", extra=extra)
 
     def _stages(self, now_s: float, duration_s: float) -> dict[str, float]:
-        began_s, batch = now_s - duration_s, self._batch()
-        asked_s, confirmed_s, applied_s = self._read()
-        read = asked_s >= began_s
-        if batch is not None and batch.stored_s >= began_s and not (read and applied_s > batch.applied_s):
-            found = {"queue_s": batch.stored_s - began_s}
-            if batch.durable_s:
-                found["disk_s"] = batch.durable_s - batch.stored_s
-            if batch.committed_s:
-                found["commit_s"] = batch.committed_s - batch.stored_s
-                found["apply_s"] = batch.applied_s - batch.committed_s
-            return {**found, "answer_s": now_s - batch.applied_s}
-        if read:
-            return {
-                "queue_s": asked_s - began_s,
-                "confirm_s": confirmed_s - asked_s,
-                "apply_s": applied_s - confirmed_s,
-                "answer_s": now_s - applied_s,
-            }
-        return {}
+        began_s, read = now_s - duration_s, self._read()
+        own = own_batch(self._batch(), read, began_s)
+        if isinstance(own, BatchTimes):
+            found = {"queue_s": own.stored_s - began_s}
+            if own.durable_s:
+                found["disk_s"] = own.durable_s - own.stored_s
+            if own.committed_s:
+                found["commit_s"] = own.committed_s - own.stored_s
+                found["apply_s"] = own.applied_s - own.committed_s
+            return {**found, "answer_s": now_s - own.applied_s}
+        if own is None:
+            return {}
+        asked_s, confirmed_s, applied_s = own
+        return {
+            "queue_s": asked_s - began_s,
+            "confirm_s": confirmed_s - asked_s,
+            "apply_s": applied_s - confirmed_s,
+            "answer_s": now_s - applied_s,
+        }

@@ -17,7 +17,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from syncline.node.stage_times import BatchTimes
 from syncline.server.http.request import Request
 from syncline.server.http.shared import Observe
-from syncline.server.slow_log import ReadTimes, waits_on_purpose
+from syncline.server.slow_log import ReadTimes, own_batch, waits_on_purpose
 from syncline.version import __version__
 
 __all__ = ["RequestTracing", "TracedStages"]
@@ -95,21 +95,21 @@ class RequestTracing:
         span.end(at(now_s))
 
     def _add_stages(self, span: Span, stages: TracedStages, began_s: float, at: Callable[[float], int]) -> None:
-        parent, batch = set_span_in_context(span), stages.batch()
-        asked_s, confirmed_s, read_s = stages.read()
+        parent = set_span_in_context(span)
 
         def add(name: str, start_s: float, end_s: float) -> None:
             if start_s and end_s >= start_s:
                 self._tracer.start_span(name, parent, start_time=at(start_s)).end(at(end_s))
 
-        is_read = asked_s >= began_s
-        if batch is not None and batch.stored_s >= began_s and not (is_read and read_s > batch.applied_s):
-            span.set_attribute("syncline.index", batch.last_index)
-            add("propose", began_s, batch.stored_s)
-            add("sync", batch.stored_s, batch.durable_s)
-            add("commit", batch.stored_s, batch.committed_s)
-            add("apply", batch.committed_s, batch.applied_s)
-        elif is_read:
+        own = own_batch(stages.batch(), stages.read(), began_s)
+        if isinstance(own, BatchTimes):
+            span.set_attribute("syncline.index", own.last_index)
+            add("propose", began_s, own.stored_s)
+            add("sync", own.stored_s, own.durable_s)
+            add("commit", own.stored_s, own.committed_s)
+            add("apply", own.committed_s, own.applied_s)
+        elif own is not None:
+            asked_s, confirmed_s, read_s = own
             add("confirm", asked_s, confirmed_s)
             add("apply", confirmed_s, read_s)
 
