@@ -152,6 +152,13 @@ TARGETS: Sequence[Target] = (
     AtMost(
         "watch.prefix.cpu.ratio", "100 watchers of a prefix: processor time per event, with the write", 0.7, "x etcd"
     ),
+    AtMost(
+        "watch.shared.events_cpu.ratio",
+        "10 watchers of each of 100 keys: processor time per event alone",
+        0.7,
+        "x etcd",
+    ),
+    AtMost("watch.prefix.events_cpu.ratio", "100 watchers of a prefix: processor time per event alone", 0.7, "x etcd"),
     AtMost("watch.prefix.p99.ratio", "100 watchers of a prefix: p99 from acknowledgement to event", 1.0, "x etcd"),
     AtMost("leases.leader.syncline", "10,000 leases kept alive one by one every 10 s: the leader", 10.0, "% of a core"),
     AtMost("leases.held.100", "10,000 leases of 100 clients kept alive every 10 s: the leader", 10.0, "% of a core"),

@@ -241,18 +241,20 @@ class GrpcWire:
 
 
 class _Writers:
-    """Gives writes to connections that are idle, in order."""
+    """Gives writes to connections that are idle, in order: to each in its turn, as a server closes one that has sent
+    no request for some seconds.
+    """
 
     def __init__(self, load: WatchLoad, board: Board) -> None:
         self._load = load
         self._board = board
         self._waiting: deque[int] = deque()
-        self._idle: list[Writer] = []
+        self._idle: deque[Writer] = deque()
         self._fill = b"x" * (load.value_bytes - MARK_BYTES)
 
     def send(self, number: int) -> None:
         if self._idle:
-            self._put(self._idle.pop(), number)
+            self._put(self._idle.popleft(), number)
         else:
             self._waiting.append(number)
 
