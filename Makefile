@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The tests start hundreds of processes: each would compile the whole package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run install test compat compat-slow compat-sources browser screenshots quick soak soak-hours verify fix bench bench-guard docs \
+.PHONY: run install test simulation compat compat-slow compat-sources browser screenshots quick soak soak-hours verify fix bench bench-guard docs \
 	man manifest audit clean
 
 # Start a three-node cluster on this machine and say how to use it. `make run PORT=9000` runs one on other ports, in a
@@ -38,9 +38,15 @@ $(VENV)/.collected: | $(VENV)/.installed
 	@touch $@
 
 # Four at a time: the tests of real processes wait more than they work. A file's tests stay together and in order, and the
-# files with the longest ones (chaos, integration) are not left to the end. What `verify` runs is not run again.
+# files with the longest ones (chaos, integration) are not left to the end. What `verify` and `simulation` run is left out.
+HUNTS := tests/simulation tests/mutations
+PYTEST := $(BIN)/python -m pytest -m 'not slow' --numprocesses 4 --dist loadfile --no-loadscope-reorder
 test: $(VENV)/.installed | $(VENV)/.collected
-	$(BIN)/python -m pytest -m 'not slow' --numprocesses 4 --dist loadfile --no-loadscope-reorder $(TIDY:%=--ignore %)
+	$(PYTEST) $(TIDY:%=--ignore %) $(HUNTS:%=--ignore %)
+
+# Simulated clusters under faults by seed, and bugs planted in the code that they must notice. They are all processor time.
+simulation: $(VENV)/.installed | $(VENV)/.collected
+	$(PYTEST) $(HUNTS)
 
 # etcd's clients and other frameworks against a cluster of ours, and the engines on real servers, in an environment of
 # their own: they pin versions of what they need. With Debian's etcd-client, etcd-server and postgresql there are more
