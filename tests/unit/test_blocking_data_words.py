@@ -64,17 +64,16 @@ def test_blocking_registration_and_services(kv: Client) -> None:
 
 def test_blocking_queue_of_threads(kv: Client) -> None:
     mail = kv.queue("mail")
-    mail.put_many([str(at) for at in range(20)])
+    mail.put_many([str(at) for at in range(20)] + ["end"] * 3)
     found: list[bytes] = []
 
     def work() -> None:
         while True:
-            try:
-                with mail.claim(wait=0.2) as item:
-                    item.check()
-                    found.append(item.value)
-            except DeadlineExceeded:
-                return
+            with mail.claim(wait=20) as item:
+                item.check()
+                if item.value == b"end":
+                    return
+                found.append(item.value)
 
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
