@@ -28,8 +28,8 @@ LINES: Final = 20
 KEY_CHARACTERS: Final = 200
 
 PREEMPTED_S: Final = 0.05
-"""A request's beginning is worked out from its duration, and comes out late by as much as the process did not run
-between the two readings of the clock. A batch may seem to have begun before its request by that time, and is its own.
+"""A request's beginning is worked out from its duration. It comes out late if the process did not run between the two
+readings of the clock. A batch that seems to have begun so much before its request is its own.
 """
 
 _WAITS: Final = re.compile(
