@@ -149,9 +149,9 @@ class PackedRange(PackedBounds, tag_field="op", tag="range", forbid_unknown_fiel
 class PackedTxn(PackedOnce, tag_field="op", tag="txn", forbid_unknown_fields=True, kw_only=True):
     """A transaction."""
 
-    compare: list[PackedCompare] = []
-    then: list[PackedOperation] = []
-    else_: list[PackedOperation] = msgspec.field(name="else", default_factory=list)
+    compare: tuple[PackedCompare, ...] = ()
+    then: tuple[PackedOperation, ...] = ()
+    else_: tuple[PackedOperation, ...] = msgspec.field(name="else", default=())
 
 
 PackedOperation: TypeAlias = (

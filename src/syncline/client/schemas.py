@@ -460,17 +460,17 @@ class RangeItem(KeyBounds, tag_field="op", tag="range", forbid_unknown_fields=Tr
 class TxnItem(OnceItem, tag_field="op", tag="txn", forbid_unknown_fields=True, kw_only=True):
     """A transaction inside another one, or in a batch."""
 
-    compare: list[CompareItem] = []
-    then: list[OperationItem] = []
-    else_: list[OperationItem] = msgspec.field(name="else", default_factory=list)
+    compare: tuple[CompareItem, ...] = ()
+    then: tuple[OperationItem, ...] = ()
+    else_: tuple[OperationItem, ...] = msgspec.field(name="else", default=())
 
 
 class TxnBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """The body of `POST /txn`, the outermost transaction: it needs no `op`."""
 
-    compare: list[CompareItem] = []
-    then: list[OperationItem] = []
-    else_: list[OperationItem] = msgspec.field(name="else", default_factory=list)
+    compare: tuple[CompareItem, ...] = ()
+    then: tuple[OperationItem, ...] = ()
+    else_: tuple[OperationItem, ...] = msgspec.field(name="else", default=())
 
 
 OperationItem: TypeAlias = (

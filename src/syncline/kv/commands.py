@@ -35,6 +35,8 @@ from syncline.kv.limits import (
     MAX_TXN_OPS,
     MAX_TXN_READ_BYTES,
     MAX_VALUE_BYTES,
+    check_counts,
+    check_depth,
 )
 
 __all__ = [
@@ -456,7 +458,7 @@ def check_batch(batch: OperationBatch) -> None:
             txn_compares, txn_operations = _checked_txn(part)
             compares += txn_compares
             operations += txn_operations
-    _check_counts("batch", compares, operations, MAX_BATCH_PARTS)
+    check_counts("batch", compares, operations, MAX_BATCH_PARTS)
 
 
 def _bad(message: str) -> Rejected:
@@ -497,13 +499,6 @@ def _check_put(put: Put) -> None:
         raise _bad("a put with a TTL and no id for its lease")
 
 
-def _check_counts(name: str, compares: int, operations: int, limit: int) -> None:
-    if compares > limit:
-        raise TooLarge(f"the {name} has {compares} compares; the limit is {limit}")
-    if operations > limit:
-        raise TooLarge(f"the {name} has {operations} operations; the limit is {limit}")
-
-
 def _check_sizes(part: Command | TxnOperation) -> None:
     """Raise `TooLarge` for a key, value or bound that is too large."""
     match part:
@@ -531,15 +526,14 @@ def _check_sizes(part: Command | TxnOperation) -> None:
 def _checked_txn(txn: Txn) -> tuple[int, int]:
     """Check each part, and that no key could be written twice; return the compares and operations of the whole tree."""
     compares, operations = _measure(txn, 1)
-    _check_counts("transaction", compares, operations, MAX_TXN_OPS)
+    check_counts("transaction", compares, operations, MAX_TXN_OPS)
     _written(txn)  # after the counts: its time grows with their product
     return compares, operations
 
 
 def _measure(txn: Txn, depth: int) -> tuple[int, int]:
     """Count the compares and operations of the whole tree, and check each part."""
-    if depth > MAX_TXN_DEPTH:
-        raise TooLarge(f"transactions are nested deeper than {MAX_TXN_DEPTH}")
+    check_depth(depth)
     compares = len(txn.compares)
     for compare in txn.compares:
         if (compare.target is CompareTarget.VALUE) != isinstance(compare.operand, bytes):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from syncline.errors import TooLarge
+
 __all__ = [
     "MAX_BATCH_OPS",
     "MAX_BATCH_PARTS",
@@ -25,6 +27,8 @@ __all__ = [
     "MAX_TXN_OPS",
     "MAX_TXN_READ_BYTES",
     "MAX_VALUE_BYTES",
+    "check_counts",
+    "check_depth",
 ]
 
 MAX_KEY_BYTES: Final = 4096
@@ -74,3 +78,17 @@ MAX_LEASE_ID: Final = 2**63 - 1
 
 MAX_TTL_MS: Final = 9_000_000_000_000
 """Longest TTL of a lease, in milliseconds: etcd's 9,000,000,000 seconds, about 285 years."""
+
+
+def check_counts(name: str, compares: int, operations: int, limit: int) -> None:
+    """Raise `TooLarge` if there are more compares or operations than the limit. `name` says of what."""
+    if compares > limit:
+        raise TooLarge(f"the {name} has {compares} compares; the limit is {limit}")
+    if operations > limit:
+        raise TooLarge(f"the {name} has {operations} operations; the limit is {limit}")
+
+
+def check_depth(depth: int) -> None:
+    """Raise `TooLarge` if transactions are nested deeper than `MAX_TXN_DEPTH`."""
+    if depth > MAX_TXN_DEPTH:
+        raise TooLarge(f"transactions are nested deeper than {MAX_TXN_DEPTH}")

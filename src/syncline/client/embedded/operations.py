@@ -112,6 +112,9 @@ class EmbeddedOperationCalls(EmbeddedCalls):
             else:
                 batch.add(place, operation, key, b"")
         if batch.reads_only:
+            batch.check_reads()
+            if not batch.parts:
+                return batch.all_results()
             await self._read(lambda store: _read_all(batch, store), ReadPlan(timeout_s=timeout_s))
             return batch.all_results()
         batch.encode()

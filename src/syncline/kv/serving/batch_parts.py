@@ -8,7 +8,7 @@ proposed in one turn, in their order.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
@@ -24,7 +24,7 @@ from syncline.errors import (
     TooLarge,
 )
 from syncline.kv import commands
-from syncline.kv.commands import OperationBatch, encode_command
+from syncline.kv.commands import OperationBatch, check_batch, encode_command
 from syncline.kv.records import BatchAnswer, OperationAnswer
 from syncline.sessions.entries import OnceKey
 
@@ -114,13 +114,15 @@ class PartedBatch(ABC, Generic[Result]):
         Raises `TooLarge` or `Rejected` if each operation alone is sound: the batch as a whole is too large.
         """
         for part in self.parts:
-            try:
-                part.command = _encoded(part)
-            except (Rejected, TooLarge) as refusal:
-                self._refuse_invalid(part, refusal)
-                part.command = _encoded(part) if part.operations else b""
+            part.command = self._made(part, _encoded)
         self.parts = [part for part in self.parts if part.operations]
         self._left = len(self.parts)
+
+    def check_reads(self) -> None:
+        """Check a batch that only reads, of which no command is made, as `encode` does. Raises what it raises."""
+        for part in self.parts:
+            self._made(part, _checked)
+        self.parts = [part for part in self.parts if part.operations]
 
     def refuse(self, place: int, error: Exception) -> None:
         """Record the refusal of one operation."""
@@ -160,6 +162,14 @@ class PartedBatch(ABC, Generic[Result]):
         unknown = [one for one in self._failed if getattr(one, "outcome", None) is Outcome.UNKNOWN]
         return (unknown or self._failed)[0]
 
+    def _made(self, part: BatchPart, make: Callable[[BatchPart], bytes]) -> bytes:
+        """What `make` makes of a part. An operation for which that fails is refused alone."""
+        try:
+            return make(part)
+        except (Rejected, TooLarge) as refusal:
+            self._refuse_invalid(part, refusal)
+            return make(part) if part.operations else b""
+
     def _refuse_invalid(self, part: BatchPart, refusal: SynclineError) -> None:
         sound: list[tuple[int, commands.BatchOperation]] = []
         for place, operation in zip(part.places, part.operations, strict=True):
@@ -173,6 +183,11 @@ class PartedBatch(ABC, Generic[Result]):
             raise refusal
         part.places = [place for place, _ in sound]
         part.operations = [operation for _, operation in sound]
+
+
+def _checked(part: BatchPart) -> bytes:
+    check_batch(OperationBatch(tuple(part.operations)))
+    return b""
 
 
 def _encoded(part: BatchPart) -> bytes:

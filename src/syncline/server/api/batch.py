@@ -35,6 +35,7 @@ from syncline.server.api.error_codes import BAD_COMMAND, KEYED
 from syncline.server.api.errors import RequestError
 from syncline.server.api.idempotency import FIELD, REPEATED, parse_key
 from syncline.server.api.leader_field import LeaderField
+from syncline.server.api.operation_counts import check_batch_counts
 from syncline.server.api.operation_results import JsonResults, PackedResults
 from syncline.server.api.operations import AnyOperation, OperationReader
 from syncline.server.api.parameters import Query, Schema
@@ -86,7 +87,7 @@ class OperationsBody:
         return _media_type(request.headers.get(b"content-type", b"")) == MSGPACK
 
     def read(self, body: bytes, *, packed: bool) -> list[AnyOperation]:
-        """The operations. Raises `RequestError`."""
+        """The operations. Raises `RequestError`, or `TooLarge` if there are too many."""
         items: list[AnyOperation]
         try:
             items = [*(self._packed.decode(body) if packed else self._json.decode(body)).ops]
@@ -95,6 +96,7 @@ class OperationsBody:
         if len(items) > MAX_BATCH_OPS:
             message = f"'ops' has {len(items)} operations; the limit is {MAX_BATCH_OPS}; nothing was done"
             raise RequestError(message, status=413, code="too_large")
+        check_batch_counts(items)
         if packed:
             check_packed_members(body)
         elif not _has_plain_members(items, body):
@@ -169,12 +171,13 @@ class BatchRoutes:
         parts = batch.parts
         if whole is not None and any(part.key is not None for part in parts):
             raise RequestError("give the batch an Idempotency-Key, or its operations a 'session', not both")
-        if batch.reads_only:
-            self._reads.within(timeout_s, self._confirmed, (batch, principal), respond)
-            return
-        batch.encode()
+        reads_only = batch.reads_only
+        batch.check_reads() if reads_only else batch.encode()
         if not batch.parts:
             respond(self._response(batch, self._backend.store.revision))
+            return
+        if reads_only:
+            self._reads.within(timeout_s, self._confirmed, (batch, principal), respond)
             return
         if whole is not None:
             (part,) = batch.parts
@@ -192,14 +195,14 @@ class BatchRoutes:
 
     def _collect(self, items: list[AnyOperation], batch: BatchParts, request: Request) -> None:
         """Add the operations to the batch; those that are refused by themselves get their results."""
-        read, plain_put, principal = self._reader.operation, self._reader.plain_put, request.principal
+        read, plain_put, principal = self._reader.batch_operation, self._reader.plain_put, request.principal
         writable = None if principal is None else principal.permissions.writable
         for place, item in enumerate(items):
             if (put := plain_put(item)) is not None and (writable is None or writable.has_key(put.key)):
                 batch.add(place, put, None, b"")
                 continue
             try:
-                operation, key = read(item, "the operation", conditions=True), once_key(item)
+                operation, key = read(item, "the operation"), once_key(item)
                 if principal is not None:
                     principal.check_operation(operation)
             except PermissionDenied as error:

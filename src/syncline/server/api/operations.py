@@ -38,7 +38,6 @@ from syncline.client.schemas import (
     PutItem,
     RangeItem,
     TouchItem,
-    TxnBody,
     TxnItem,
 )
 from syncline.kv import commands
@@ -47,6 +46,7 @@ from syncline.kv.serving.key_limits import KeyLimits
 from syncline.kv.store import prefix_end
 from syncline.server.api.errors import RequestError
 from syncline.server.api.json_bytes import one_of
+from syncline.server.api.operation_counts import AnyTxn, check_txn_counts
 from syncline.server.api.plain_puts import plain_puts
 from syncline.server.api.ttl import parse_lease, parse_ttl_ms
 
@@ -55,7 +55,6 @@ __all__ = ["AnyOperation", "OperationReader", "WithSession"]
 AnyOperation: TypeAlias = OperationItem | PackedOperation
 WithSession: TypeAlias = OnceItem | DeleteRangeItem | PackedOnce | PackedDeleteRange
 """Operations that may have a session: those that write."""
-AnyTxn: TypeAlias = TxnBody | TxnItem | PackedTxn
 
 COMPARISONS: Final = {
     "==": Comparison.EQUAL,
@@ -83,15 +82,24 @@ class OperationReader:
         self._new_lease = new_lease
 
     def txn(self, body: AnyTxn, where: str) -> commands.Txn:
-        """A transaction. `where` names it in errors."""
+        """A transaction with all that is nested in it. `where` names it in errors."""
+        check_txn_counts(body)
+        return self._txn(body, where)
+
+    def _txn(self, body: AnyTxn, where: str) -> commands.Txn:
         asked: Sequence[CompareItem | PackedCompare] = body.compare
         compares = [self._compare(one, f"{where}'s compare {i}") for i, one in enumerate(asked)]
-        then = [self.operation(one, f"{where}'s then {i}") for i, one in enumerate(body.then)]
-        else_ = [self.operation(one, f"{where}'s else {i}") for i, one in enumerate(body.else_)]
+        then = [self._operation(one, f"{where}'s then {i}", False) for i, one in enumerate(body.then)]
+        else_ = [self._operation(one, f"{where}'s else {i}", False) for i, one in enumerate(body.else_)]
         return commands.Txn(tuple(compares), tuple(then), tuple(else_))
 
-    def operation(self, item: AnyOperation, where: str, *, conditions: bool = False) -> commands.TxnOperation:
-        """One operation. `conditions`: it may have conditions of its own, as in a batch."""
+    def batch_operation(self, item: AnyOperation, where: str) -> commands.TxnOperation:
+        """One operation of a batch: it may have conditions and a session of its own."""
+        if isinstance(item, TxnItem | PackedTxn):
+            check_txn_counts(item)
+        return self._operation(item, where, True)
+
+    def _operation(self, item: AnyOperation, where: str, conditions: bool) -> commands.TxnOperation:
         if not conditions:
             _check_no_session(item, where)
         match item:
@@ -116,7 +124,7 @@ class OperationReader:
                 keys_only = not item.values
                 return commands.Range(start, end, item.limit, item.reverse, keys_only, False, revision)
             case TxnItem() | PackedTxn():
-                return self.txn(item, where)
+                return self._txn(item, where)
 
     def plain_put(self, item: AnyOperation) -> commands.Put | None:
         """The command of a put that has a key and a value and nothing else, as most of a batch have.
