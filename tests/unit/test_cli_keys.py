@@ -128,17 +128,17 @@ def test_a_listing_is_as_fresh_as_it_was_asked_to_be(run: Runner, server: HttpDo
 
 
 def test_a_listing_as_json_is_one_document(run: Runner) -> None:
-    assert run("list", "--json").json() == {"keys": [], "count": 0}
+    assert run("list", "--json").json() == {"keys": [], "count": 0, "revision": 0}
     for name in ("b", "a", "c"):
         run("put", name, "v")
     found = run("list", "--json", "--values").json()
-    assert found["count"] == 3
+    assert (found["count"], found["revision"]) == (3, 3)
     listed = found["keys"]
     assert isinstance(listed, list)
     assert [(item["key"], item["value"], item["mod_revision"]) for item in listed] == [
         ("a", "v", 2), ("b", "v", 1), ("c", "v", 3)
     ]  # fmt: skip
-    assert run("list", "--count", "--json").json() == {"count": 3}
+    assert run("list", "--count", "--json").json() == {"count": 3, "revision": 3}
 
 
 def test_a_key_may_be_any_bytes_that_the_shell_passes(run: Runner, keys: KeyDouble) -> None:

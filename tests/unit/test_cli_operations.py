@@ -172,7 +172,10 @@ def test_list_long_prints_what_is_known_of_each_key(run: Runner) -> None:
         ["3", "3", "1", "0", "-", "b\\t"],
     ]
     in_json = run("list", "--json").json()
-    assert in_json["count"] == 2
+    assert (in_json["count"], in_json["revision"]) == (2, 4)
+    in_json = run("list", "--json", "--rev", "1").json()
+    assert (in_json["count"], in_json["revision"]) == (1, 1)
+    assert run("list", "--json", "--rev", "1", "--count").json() == {"count": 1, "revision": 1}
     assert run("list", "--rev", "1", "-l").text.split() == ["1", "1", "1", "1", "-", "a"]
     assert run("list", "--rev", "1", "--count").text == "1\n"
 

@@ -163,11 +163,18 @@ async def list_keys(
     """
     start = prefix.encode("utf-8", "surrogateescape")
     async with make_client(context) as client:
-        if count:
-            number = await client.count(start, revision=revision, consistency=consistency)
-            print_json({"count": number}) if context.as_json else print_line(str(number))
+        if count and not context.as_json:
+            print_line(str(await client.count(start, revision=revision, consistency=consistency)))
             return
-        printer = _JsonKeys() if context.as_json else _LongKeys() if is_long else _TextKeys()
+        shown_revision = 0
+        if context.as_json:  # a program goes on from this revision, for instance with a watch
+            page = await client.list(start, limit=1, revision=revision, consistency=consistency)
+            shown_revision = page.revision
+            revision = page.revision or None
+            if count:
+                print_json({"count": page.count, "revision": shown_revision})
+                return
+        printer = _JsonKeys(shown_revision) if context.as_json else _LongKeys() if is_long else _TextKeys()
         keys = client.scan(
             start,
             values=values,
@@ -214,7 +221,8 @@ class _JsonKeys:
 
     _OPENING = '{"keys":['
 
-    def __init__(self) -> None:
+    def __init__(self, revision: int) -> None:
+        self._revision = revision
         self._count = 0
 
     def add(self, item: KeyInfo) -> None:
@@ -233,7 +241,7 @@ class _JsonKeys:
         self._count += 1
 
     def end(self) -> None:
-        print_line((self._OPENING if not self._count else "") + f'],"count":{self._count}}}')
+        print_line((self._OPENING if not self._count else "") + f'],"count":{self._count},"revision":{self._revision}}}')
 
 
 def _line_of(item: KeyInfo) -> str:
