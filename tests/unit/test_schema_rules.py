@@ -43,7 +43,7 @@ def read(body: object) -> bool:
     encoded = json.dumps(body).encode()
     try:
         if isinstance(body, dict) and "ops" in body:
-            READER.operation(msgspec.json.decode(encoded, type=BatchBody).ops[0], "the operation", conditions=True)
+            READER.batch_operation(msgspec.json.decode(encoded, type=BatchBody).ops[0], "the operation")
         else:
             READER.txn(msgspec.json.decode(encoded, type=TxnBody), "the transaction")
     except (RequestError, RequestFailed, msgspec.ValidationError):

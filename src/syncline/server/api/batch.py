@@ -46,6 +46,7 @@ from syncline.server.auth.gate import AccessGate
 from syncline.server.auth.principal import Principal
 from syncline.server.http.documents import check_charset, check_members
 from syncline.server.http.limits import MIB
+from syncline.server.http.media_types import media_type, weight
 from syncline.server.http.packed import check_packed_members
 from syncline.server.http.request import Request
 from syncline.server.http.response import Deferred, Respond, Response, bare, json_response
@@ -84,7 +85,7 @@ class OperationsBody:
             raise RequestError(f"the body is above the limit of {MAX_BATCH_BYTES} bytes", status=413, code="too_large")
         if not body:
             raise RequestError("the body is not a batch: it is empty")
-        return _media_type(request.headers.get(b"content-type", b"")) == MSGPACK
+        return media_type(request.headers.get(b"content-type", b"")) == MSGPACK
 
     def read(self, body: bytes, *, packed: bool) -> list[AnyOperation]:
         """The operations. Raises `RequestError`, or `TooLarge` if there are too many."""
@@ -304,13 +305,11 @@ def _whole_fingerprint(items: list[AnyOperation], part: BatchPart) -> bytes:
     return b""
 
 
-def _media_type(value: bytes) -> bytes:
-    return value.partition(b";")[0].strip().lower()
-
-
 def _answers_packed(accept: bytes, *, packed: bool) -> bool:
     """Whether the answer is MessagePack: as `Accept` says; the form of the request if it names neither."""
-    accepted = {_media_type(one) for one in accept.split(b",")}
-    if MSGPACK in accepted:
-        return packed or b"application/json" not in accepted
-    return packed and b"application/json" not in accepted
+    packed_weight, json_weight = weight(accept, MSGPACK), weight(accept, b"application/json")
+    if packed_weight == json_weight:
+        return packed
+    if 0.0 in {packed_weight, json_weight}:
+        return json_weight == 0.0
+    return packed_weight > json_weight

@@ -130,7 +130,7 @@ class _Listing:
         self.revision = revision
         self.request = request
         self.consistent = CONSISTENT.of(parameters)
-        self.whole = accepts_ndjson(request.headers.get(b"accept", b""))
+        self.whole = accepts_ndjson(request.headers.get(b"accept", b""), b"application/json")
         self.query = request.query
         self.mount = request.mount
         self.prefix = PREFIX.of(parameters) or b""

@@ -19,6 +19,7 @@ from syncline.kv.store import KeyStore, prefix_end
 from syncline.server.api.errors import operation_error
 from syncline.server.api.json_bytes import item_of
 from syncline.server.http.limits import KIB
+from syncline.server.http.media_types import is_preferred
 
 __all__ = ["NDJSON", "WholeListing", "accepts_ndjson"]
 
@@ -33,9 +34,9 @@ PIECE_BYTES: Final = 32 * KIB
 _encoder: Final = msgspec.json.Encoder()
 
 
-def accepts_ndjson(accept: bytes) -> bool:
-    """Whether an `Accept` field asks for lines of JSON."""
-    return any(one.partition(b";")[0].strip().lower() == MEDIA_TYPE for one in accept.split(b","))
+def accepts_ndjson(accept: bytes, usual: bytes) -> bool:
+    """Whether an `Accept` field asks for lines of JSON, in place of the usual media type."""
+    return is_preferred(accept, MEDIA_TYPE, usual)
 
 
 class WholeListing(msgspec.Struct, frozen=True):

@@ -129,7 +129,8 @@ class WatchRoutes:
         events, progress_s = EVENTS.of(parameters).split(","), PROGRESS.of(parameters)
         last = _last_event(request.headers.get(b"last-event-id"))
         asked = FROM.given(parameters) or 0
-        form = _FORMS[accepts_ndjson(request.headers.get(b"accept", b"")), PREV.of(parameters)]
+        by_lines = accepts_ndjson(request.headers.get(b"accept", b""), b"text/event-stream")
+        form = _FORMS[by_lines, PREV.of(parameters)]
         try:
             watch = self._hub.watch(
                 start,
