@@ -51,6 +51,18 @@ async def test_batch_operation_sent_again_in_other_company_takes_effect_once() -
     assert wire.backend.store.get(b"n").value == b"2"  # type: ignore[union-attr]
 
 
+async def test_batch_operation_refusal_that_was_recorded_says_so() -> None:
+    wire = KvWire()
+    session = await opened(wire)
+    put = {"op": "put", "key": "a", "value": "1", "if_present": True, "session": session, "sequence": 1}
+    [first] = await results(wire, put)
+    other = {**put, "value": "2"}
+    again, mismatch = await results(wire, put, other)
+    assert (first["status"], mismatch["status"]) == (412, 422)
+    assert again == {**first, "replayed": True}
+    assert ("replayed" in first, "replayed" in mismatch) == (False, False)
+
+
 async def test_batch_operation_with_a_new_lease_may_be_sent_again() -> None:
     """Each attempt draws another id for the lease: the operation is the same one all the same."""
     wire = KvWire()
@@ -239,3 +251,14 @@ async def test_batch_key_means_nothing_if_the_batch_only_reads() -> None:
     again = await whole(wire, f"{session}/1", {"op": "get", "key": "a"})
     found = [json.loads(one.body)["results"][0]["found"] for one in (answer, again)]
     assert found == [False, True]
+
+
+async def test_batch_whose_answer_is_not_kept_is_marked_as_repeated() -> None:
+    """As other writes are: the field says that nothing was done now."""
+    wire = KvWire()
+    await wire.ask("PUT", "/key/a", b"v" * 1000)
+    ops = ({"op": "increment", "key": b"n"}, *[{"op": "get", "key": b"a"}] * 70)
+    first = await whole(wire, "large", *ops, packed=True)
+    again = await whole(wire, "large", *ops, packed=True)
+    assert (first.status, again.status, error_in(again)["code"]) == (200, 409, "answer_not_kept")
+    assert ("idempotency-replayed" in first.headers, again.headers.get("idempotency-replayed")) == (False, "true")

@@ -39,7 +39,7 @@ class EmbeddedBatch(PartedBatch[OperationResult | OperationError]):
                 self._results[place] = operation_result(operation, one)
         self.revision: int = max(self.revision, answer.revision)
 
-    def _refused(self, error: Exception) -> OperationError:
+    def _refused(self, error: Exception, repeated: bool = False) -> OperationError:
         made = client_error(error)
         return made if isinstance(made, OperationError) else RequestFailed(str(made), code="internal")
 

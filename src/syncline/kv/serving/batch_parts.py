@@ -124,16 +124,16 @@ class PartedBatch(ABC, Generic[Result]):
             self._made(part, _checked)
         self.parts = [part for part in self.parts if part.operations]
 
-    def refuse(self, place: int, error: Exception) -> None:
-        """Record the refusal of one operation."""
-        self._results[place] = self._refused(error)
+    def refuse(self, place: int, error: Exception, repeated: bool = False) -> None:
+        """Record the refusal of one operation. `repeated`: it was recorded when the operation came before."""
+        self._results[place] = self._refused(error, repeated)
 
     @abstractmethod
     def answered(self, part: BatchPart, answer: BatchAnswer) -> None:
         """Record the results of a part without a key."""
 
     @abstractmethod
-    def _refused(self, error: Exception) -> Result: ...
+    def _refused(self, error: Exception, repeated: bool = False) -> Result: ...
 
     @abstractmethod
     def _done_once(self, operation: commands.BatchOperation, answer: OperationAnswer, repeated: bool) -> Result: ...
@@ -145,7 +145,7 @@ class PartedBatch(ABC, Generic[Result]):
             if part.key is None or not isinstance(error, RESULTS):
                 self._failed.append(error)
             for place in part.places:
-                self.refuse(place, error)
+                self.refuse(place, error, repeated)
         elif part.key is None:
             assert isinstance(result, BatchAnswer), result
             self.answered(part, result)

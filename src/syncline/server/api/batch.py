@@ -259,10 +259,7 @@ class BatchRoutes:
             return
         failure = batch.failure
         revision = batch.revision or self._backend.store.revision
-        if failure is not None:
-            respond(self._explain(failure))
-            return
-        answer = self._response(batch, revision)
+        answer = self._response(batch, revision) if failure is None else self._explain(failure)
         if repeated and part.key is None:
             answer.head += REPEATED
         respond(answer)

@@ -65,8 +65,11 @@ class BatchParts(PartedBatch[ResultItem | PackedResult]):
                 results[place] = item
         self.revision: int = max(self.revision, answer.revision)
 
-    def _refused(self, error: Exception) -> ResultItem | PackedResult:
-        return self._form.refused(*operation_error(error))
+    def _refused(self, error: Exception, repeated: bool = False) -> ResultItem | PackedResult:
+        item = self._form.refused(*operation_error(error))
+        if repeated:
+            item.replayed = True
+        return item
 
     def _done_once(
         self, operation: commands.BatchOperation, answer: OperationAnswer, repeated: bool
