@@ -101,6 +101,8 @@ def test_lease_commands_name_what_is_wrong(run: OneServer) -> None:
     for arguments, words in (
         (("lease", "grant", "1s"), "from 2 to 9000000000 seconds"),
         (("lease", "grant", "soon"), "is not a time"),
+        (("lease", "grant", "0s"), "'0s' is not a time above 0"),
+        (("touch", "k", "--ttl", "0"), "'0' is not a time above 0"),
         (("lease", "grant", "5s", "--id", "7"), "16 hexadecimal digits"),
         (("lease", "revoke", "x"), "16 hexadecimal digits"),
         (("put", "k", "v", "--ttl", "5s", "--lease", "00000000000000a1"), "one of ttl and lease"),

@@ -288,7 +288,7 @@ def test_txn_text_lines_belong_to_their_branch() -> None:
         (b"then list p limit x", "limit is 'x'"),
         (b"then incr n 1.5", "BY is '1.5'"),
         (b"then touch k", "a word is missing: touch KEY TIME"),
-        (b"then touch k 0", "'0' is not a time"),
+        (b"then touch k 0", "'0' is not a time above 0"),
     ],
 )
 def test_txn_text_line_that_can_not_be_read_is_named(line: bytes, words: str) -> None:

@@ -56,7 +56,7 @@ class Duration(_SecondsType):
             return value
         seconds = parse_duration_s(value)
         if seconds is None or seconds >= LONGEST_S:
-            self.fail(f"{value!r} is not a time: write 5s, 250ms or 1m", param, ctx)
+            self.fail(f"{value!r} is not a time above 0: write 5s, 250ms or 1m", param, ctx)
         return seconds
 
 
@@ -66,7 +66,7 @@ class _Ttl(Duration):
     def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
         seconds = value if isinstance(value, float) else parse_duration_s(value)
         if seconds is None:
-            self.fail(f"{value!r} is not a time: write 30s, 5m or 2h", param, ctx)
+            self.fail(f"{value!r} is not a time above 0: write 30s, 5m or 2h", param, ctx)
         return seconds
 
 

@@ -241,7 +241,8 @@ class _JsonKeys:
         self._count += 1
 
     def end(self) -> None:
-        print_line((self._OPENING if not self._count else "") + f'],"count":{self._count},"revision":{self._revision}}}')
+        begin = self._OPENING if not self._count else ""
+        print_line(begin + f'],"count":{self._count},"revision":{self._revision}}}')
 
 
 def _line_of(item: KeyInfo) -> str:

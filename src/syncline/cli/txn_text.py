@@ -374,5 +374,5 @@ def _lease(word: Word, *, none_ok: bool = False) -> str:
 def _time(word: Word) -> float:
     seconds = parse_duration_s(word.text)
     if seconds is None:
-        raise TxnTextError(f"{word.text[:40]!r} is not a time: write 30s, 5m or 1h")
+        raise TxnTextError(f"{word.text[:40]!r} is not a time above 0: write 30s, 5m or 1h")
     return seconds

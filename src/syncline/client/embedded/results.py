@@ -40,6 +40,7 @@ class EmbeddedBatch(PartedBatch[OperationResult | OperationError]):
         self.revision: int = max(self.revision, answer.revision)
 
     def _refused(self, error: Exception, repeated: bool = False) -> OperationError:
+        del repeated
         made = client_error(error)
         return made if isinstance(made, OperationError) else RequestFailed(str(made), code="internal")
 
