@@ -164,6 +164,9 @@ PUT = {"op": "put", "key": "a", "value": "1"}
         ({"compare": [{"end": "b", "number": 1}]}, 400, "bad_request", "'key'"),
         ({"compare": [{"prefix": "p" * 102, "number": 1}]}, 413, "too_large", "'prefix'"),
         ({"compare": [{"key": "a", "number": 1, "every": True}]}, 400, "bad_request", "`every`"),
+        ({"then": [PUT, {**PUT, "key": "c"}, {**PUT, "key": "c"}]}, 400, "bad_command", "twice: b'c'"),
+        ({"then": [PUT, {"op": "delete_range", "prefix": ""}]}, 400, "bad_command", "twice: b'a'"),
+        ({"else": [{"op": "delete_range", "prefix": "a"}, {"op": "txn", "else": [PUT]}]}, 400, "bad_command", "b'a'"),
     ],
 )  # fmt: skip
 async def test_txn_that_is_refused_stores_nothing(body: dict[str, object], status: int, code: str, words: str) -> None:

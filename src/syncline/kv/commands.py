@@ -570,8 +570,8 @@ def _branch_written(branch: tuple[TxnOperation, ...]) -> _Written:
     for part in branch:
         part_keys, part_ranges = _part_written(part)
         # Ranges may overlap: what the first deleted the second does not find.
-        if keys & part_keys or _any_within(keys, part_ranges) or _any_within(part_keys, ranges):
-            raise _bad("a transaction that could write one key twice")
+        if twice := keys & part_keys | _within(keys, part_ranges) | _within(part_keys, ranges):
+            raise _bad(f"a transaction that could write one key twice: {min(twice)[:64]!r}")
         keys |= part_keys
         ranges += part_ranges
     return keys, ranges
@@ -589,5 +589,5 @@ def _part_written(part: TxnOperation) -> _Written:
             return set(), []
 
 
-def _any_within(keys: set[bytes], ranges: list[tuple[bytes, bytes | None]]) -> bool:
-    return any(start <= key and (end is None or key < end) for start, end in ranges for key in keys)
+def _within(keys: set[bytes], ranges: list[tuple[bytes, bytes | None]]) -> set[bytes]:
+    return {key for start, end in ranges for key in keys if start <= key and (end is None or key < end)}
