@@ -251,3 +251,22 @@ class EarlyAnswer:
                         pass
         except OSError:
             return  # the test is over, or the client has left
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["get", "k", "--timeout"], "syncline get"),
+        (["member", "add", "--learner", "--timeout"], "syncline member add"),
+        (["put", "k", "v", "--json", "--endpoints"], "syncline put"),
+        (["--endpoints"], "syncline"),
+        (["get", "k", "--unknown"], "syncline get"),
+        (["get", ""], "syncline get"),
+        (["ls", "--timeout"], "syncline ls"),
+    ],
+)
+def test_cli_usage_error_names_the_help_of_its_command(arguments: list[str], command: str) -> None:
+    """An option without its argument is found by click's parser, whose errors name no command."""
+    failed = syncline(*arguments)
+    assert failed.status == 2
+    assert f"(see '{command} --help')" in failed.err

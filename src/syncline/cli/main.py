@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -95,6 +96,25 @@ _EPILOG: Final = (
 )
 
 
+class _NamingContext(click.Context):
+    """A context that usage errors name: those of click's parser, such as a missing argument of an option, name none."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        if isinstance(error, click.UsageError) and error.ctx is None:
+            error.ctx = self
+        return super().__exit__(kind, error, trace)
+
+
+def _naming(command: click.Command) -> click.Command:
+    """The command, with all below it, whose usage errors name it."""
+    command.context_class = _NamingContext
+    for below in command.commands.values() if isinstance(command, click.Group) else ():
+        _naming(below)
+    return command
+
+
 class _LazyGroup(click.Group):
     """A group whose commands are imported when one of them is called; their one-line help is kept here."""
 
@@ -108,7 +128,7 @@ class _LazyGroup(click.Group):
         module, _, name = entry[0].partition(":")
         command = getattr(importlib.import_module(module), name)
         assert isinstance(command, click.Command)
-        return command
+        return _naming(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
