@@ -48,11 +48,26 @@ def shell(line: str, url: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("line", ["put k v >&-", "put k v <&-", "get k >&-", "list >&-", "--help >&-", "put k v 2>&-"])
+@pytest.mark.parametrize("line", ["put k v <&-", "put k v 2>&-", "get k <&-", "get k 2>&-"])
 def test_cli_closed_stream_is_no_internal_error(line: str, keys: KeyDouble, server: HttpDouble) -> None:
     keys.keys[b"k"] = StoredValue(b"v", 1, 1, 1)
     ran = shell(f"syncline {line}", server.url)
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("line", ["get k", "list", "--help", "--version", "completion bash", "logs --help"])
+def test_cli_result_fails_if_the_output_is_closed(line: str, keys: KeyDouble, server: HttpDouble) -> None:
+    """A script that has closed the output by mistake must not take the missing result for an empty one."""
+    keys.keys[b"k"] = StoredValue(b"v", 1, 1, 1)
+    ran = shell(f"syncline {line} >&-", server.url)
+    assert (ran.returncode, ran.stderr) == (1, "syncline: the output can't be written: Bad file descriptor\n")
+
+
+def test_cli_acknowledged_write_does_not_fail_for_a_closed_output(keys: KeyDouble, server: HttpDouble) -> None:
+    ran = shell("syncline put k applied >&-", server.url)
+    assert keys.keys[b"k"].value == b"applied"
+    assert ran.returncode == 0
+    assert ran.stderr == "syncline: done; the result could not be printed: Bad file descriptor\n"
 
 
 def test_cli_error_line_never_goes_to_the_output(server: HttpDouble) -> None:

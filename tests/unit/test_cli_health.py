@@ -41,6 +41,16 @@ def test_health_of_a_healthy_cluster_is_status_0() -> None:
     assert as_json.out.endswith(b"\n")
 
 
+@pytest.mark.parametrize(("output", "why"), [(">&-", "Bad file descriptor"), (">/dev/full", "No space left on device")])
+def test_health_that_fails_tells_that_its_output_is_lost(output: str, why: str) -> None:
+    """The interpreter would print a traceback at its exit, and end with a status of its own."""
+    with cluster() as (_, doubles, _away):
+        command = f"{sys.executable} -m syncline health --json --endpoints {doubles[0].url} {output}"
+        ran = subprocess.run(["sh", "-c", command], check=False, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 1
+    assert json.loads(ran.stderr)["error"]["message"] == f"the output can't be written: {why}"
+
+
 def test_health_with_an_unreachable_member_is_status_1() -> None:
     with cluster() as (_, doubles, away):
         ran = syncline("health", "--endpoints", doubles[0].url)

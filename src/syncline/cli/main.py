@@ -174,6 +174,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not __debug__ and arguments is None:
         _run_with_checks()
     as_json = _asks_for_json(sys.argv[1:] if arguments is None else arguments)
+    status = _status_of(arguments, as_json=as_json)
+    try:
+        sys.stdout.flush()  # what a command printed before it failed: at exit, the interpreter would print a traceback
+    except OSError as error:
+        _give_up_output()
+        if not isinstance(error, BrokenPipeError):
+            say(Failure(_told(error), EXIT_FAILED, as_json=as_json).line)
+        return status or EXIT_FAILED
+    return status
+
+
+def _status_of(arguments: Sequence[str] | None, *, as_json: bool) -> int:
+    """Run the command, and print the line of an error. Returns the exit status."""
     try:
         cli.main(args=arguments, prog_name="syncline", standalone_mode=False)
         sys.stdout.flush()
