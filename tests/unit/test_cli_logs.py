@@ -63,6 +63,32 @@ def test_logs_keep_a_line_that_is_not_ended_for_later(data_dir: Path) -> None:
     assert words(syncline("logs", "n2", "--data-dir", str(data_dir)).text) == ["second", "fourth"]
 
 
+def test_logs_escape_what_a_terminal_obeys(data_dir: Path) -> None:
+    """A library or the interpreter writes to a node's error output as well, and its text may be a client's."""
+    line = "2026-01-01T00:00:09.000+00:00 INFO    n2 node: {} é \\n\tend"
+    with (data_dir / "n2" / "log").open("ab") as file:
+        file.write(line.format("\x1b[2J\x07\u009b1m\u202e\r").encode() + b"\xff\x9b\n")
+    ran = syncline("logs", "n2", "-n", "1", "--data-dir", str(data_dir))
+    assert ran.text == line.format("\\u001b[2J\\u0007\\u009b1m\\u202e\\u000d") + "\\xff\\x9b\n"
+
+
+def test_logs_of_json_lines_stay_the_same_documents(data_dir: Path) -> None:
+    text = '{"time":"2026-01-01T00:00:02Z","message":"a\\\\b \U000e0001 \x7f"}\n'
+    (data_dir / "n1" / "log").write_text(text)
+    printed = syncline("logs", "n1", "--data-dir", str(data_dir)).text
+    assert json.loads(printed) == json.loads(text)
+    assert "\x7f" not in printed
+
+
+def test_logs_as_json_escape_what_a_terminal_obeys(data_dir: Path) -> None:
+    """JSON allows U+007F to U+009F and marks of direction as they are."""
+    text = "2026-01-01T00:00:02Z \u009b1m\u202e\x7f"
+    (data_dir / "n1" / "log").write_text(text + "\n")
+    printed = syncline("logs", "n1", "--json", "--data-dir", str(data_dir)).text
+    assert json.loads(printed)["text"] == text
+    assert printed.strip().isprintable()
+
+
 def test_logs_with_json_give_a_node_and_a_text_for_each_record(data_dir: Path) -> None:
     with (data_dir / "n1" / "log").open("ab") as file:
         file.write(b"2026-01-01T00:00:09.000+00:00 INFO    n1 node: \xff\n")

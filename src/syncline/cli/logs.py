@@ -17,6 +17,7 @@ from syncline.cli.exits import failure_of
 from syncline.cli.output import json_key, json_text, print_line, shown
 from syncline.cli.up.plan import DEFAULT_DATA_DIR, UpPlan
 from syncline.errors import ConfigError, SynclineError
+from syncline.platform.texts import escape_controls
 
 __all__ = ["logs"]
 
@@ -89,7 +90,9 @@ def _time(record: bytes) -> bytes:
 
 
 def _write(_node: str, record: bytes) -> None:
-    sys.stdout.buffer.write(record)
+    """Print a record without what a terminal obeys: a node escapes its own lines, but other code may write there too."""
+    lines = record.decode(errors="backslashreplace").split("\n")
+    sys.stdout.buffer.write("\n".join("\t".join(map(escape_controls, line.split("\t"))) for line in lines).encode())
     sys.stdout.buffer.flush()
 
 
@@ -154,6 +157,5 @@ class _LogFile:
         return (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino) or there.st_size < file.tell()
 
     def _whole_lines(self, data: bytes) -> list[bytes]:
-        lines = (self._rest + data).splitlines(keepends=True)
-        self._rest = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
-        return lines
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [line + b"\n" for line in lines]

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from syncline.client.wire import json_key
-from syncline.platform.texts import encode_json
+from syncline.platform.texts import encode_json, escape_controls
 
 __all__ = [
     "json_key",
@@ -26,15 +26,13 @@ _ESCAPES: Final = {**{code: f"\\x{code:02x}" for code in (*range(32), 127)}, 9: 
 
 def print_json(value: object) -> None:
     """One JSON document, indented if a person reads it."""
-    encoded = encode_json(value)
-    if sys.stdout.isatty():
-        encoded = msgspec.json.format(encoded, indent=2)
-    print_line(encoded.decode())
+    text = json_text(value)
+    print_line(msgspec.json.format(text, indent=2) if sys.stdout.isatty() else text)
 
 
 def json_text(value: object) -> str:
-    """A value as JSON on one line."""
-    return encode_json(value).decode()
+    """A value as JSON on one line. What a terminal would obey is escaped: JSON allows C1 controls as they are."""
+    return escape_controls(encode_json(value).decode())
 
 
 def print_line(text: str) -> None:

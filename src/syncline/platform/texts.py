@@ -8,12 +8,26 @@ import math
 
 import msgspec
 
-__all__ = ["encode_exact_json", "encode_json", "named_error", "printable"]
+__all__ = ["encode_exact_json", "encode_json", "escape_controls", "named_error", "printable"]
 
 
 def printable(text: str) -> str:
     """`text` with what is not UTF-8 escaped, such as `d\\\\udcff`."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def escape_controls(text: str) -> str:
+    """`text` with escapes, as in JSON, for what a terminal obeys: controls, C1 too, and marks that change its direction.
+
+    A JSON document on one line stays the same document.
+    """
+    return text if text.isprintable() else "".join(map(_without_control, text))
+
+
+def _without_control(letter: str) -> str:
+    if letter.isprintable() or ord(letter) > 0xFFFF:  # no terminal obeys one of those
+        return letter
+    return f"\\u{ord(letter):04x}"
 
 
 def named_error(error: BaseException) -> str:

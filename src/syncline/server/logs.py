@@ -15,6 +15,8 @@ from typing import Final, TextIO
 
 import msgspec
 
+from syncline.platform.texts import escape_controls
+
 __all__ = ["JsonFormatter", "TextFormatter", "set_up_logging"]
 
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
@@ -48,7 +50,7 @@ class JsonFormatter(logging.Formatter):
         line.update(_extras(record))
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return _safe_json(_encoder.encode(line).decode())
+        return escape_controls(_encoder.encode(line).decode())
 
 
 SILENT: Final = ("hpack",)
@@ -78,17 +80,6 @@ class TextFormatter(logging.Formatter):
 def _plain(text: str) -> str:
     """A text on one line, with what is not printable as in a literal of Python."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def _safe_json(line: str) -> str:
-    """A JSON document with escapes for what JSON allows and terminals obey: U+007F to U+009F, and marks."""
-    return line if line.isprintable() else "".join(map(_json_letter, line))
-
-
-def _json_letter(letter: str) -> str:
-    if letter.isprintable() or ord(letter) > 0xFFFF:  # no terminal obeys one of those
-        return letter
-    return f"\\u{ord(letter):04x}"
 
 
 def _shown(value: object) -> str:
