@@ -12,8 +12,8 @@ from typing import Any, assert_type
 import msgspec
 import pytest
 
-from syncline import Config, Machine, command, query
-from syncline.errors import ConfigError, NodeFailed, NoLeader, Outcome, Rejected, UsageError
+from syncline import Config, Machine, blocking, command, query
+from syncline.errors import ConfigError, NodeFailed, NoLeader, Outcome, Rejected, SessionExpired, UsageError
 from syncline.machines import (
     ReplicatedCounter,
     ReplicatedDict,
@@ -134,6 +134,37 @@ async def test_machine_calls_are_awaited_and_typed(tmp_path: Path) -> None:
 
     with pytest.raises(NodeFailed, match="this log is of the machine 'Tasks', and Hits is"):
         await Hits.open(config)
+
+
+async def test_machine_opened_by_await_can_be_entered(tmp_path: Path) -> None:
+    tasks = await Tasks.open(config_in(tmp_path))
+    async with tasks as entered:
+        assert_type(entered, Tasks)
+        once = await tasks.session()
+        async with once as entered_once:
+            assert_type(entered_once, Tasks)
+            assert await once.assign("j", "w")
+        with pytest.raises(SessionExpired):
+            await once.assign("j2", "w")
+        assert await tasks.task("j") == Task("j", "w"), "the session alone has ended"
+        session = await tasks.raft.session()
+        async with session as entered_session:
+            assert entered_session is session
+        with pytest.raises(SessionExpired):
+            await session.apply(b"")
+    assert tasks.raft.role == "stopped"
+    with pytest.raises(UsageError, match="is not open"):
+        async with Tasks():
+            pass
+
+
+async def test_machine_without_async_is_not_entered_by_async_with() -> None:
+    class Plain(blocking.Machine):
+        pass
+
+    with pytest.raises(UsageError, match="not `async with`"):
+        async with Plain():
+            pass
 
 
 async def test_machine_command_waits_for_the_version_of_the_cluster(tmp_path: Path) -> None:

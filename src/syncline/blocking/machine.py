@@ -144,6 +144,9 @@ class BlockingMachine(BlockingFace, Machine):
         """
         self.raft.close()
 
+    async def __aenter__(self) -> Self:
+        raise UsageError(f"this {type(self).__name__} is called without async: enter it by `with`, not `async with`")
+
     def __enter__(self) -> Self:
         self._opened_calls()
         return self

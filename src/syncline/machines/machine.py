@@ -33,6 +33,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Iterable, Mapping
 from os import PathLike
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final, Self, TypeVar, cast
 
 import msgspec
@@ -320,6 +321,22 @@ class Machine:
             UsageError: the machine is not open.
         """
         await self._opened_calls().replica.close()
+
+    async def __aenter__(self) -> Self:
+        """For a machine that was opened with `await`: its node is closed at the end of the block.
+
+        Of one that `session` has made, the session alone ends.
+        """
+        self._opened_calls()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._opened_calls().settings.session is not None:
+            await self._end_session()
+        else:
+            await self.close()
 
     # -- the state machine --------------------------------------------------------------------------------------------
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from types import TracebackType
+from typing import Final, Generic, Self, TypeVar
 
 from syncline.errors import (
     AnswerNotKept,
@@ -139,6 +140,15 @@ class Session(Generic[R_co]):
             await until_known(self._end(self._id), timeout, clock=self._clock, attempt_s=self._attempt_s)
         except (OperationError, NodeFailed, StorageError):
             return  # the leader ends it when it is idle
+
+    async def __aenter__(self) -> Self:
+        """For a session that was opened with `await`: it is closed at the end of the block."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
 
 
 async def until_known(
