@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
 
 import pytest
 
 from syncline.client.coordination.schedule import MAX_MISSED, Schedule
 from syncline.errors import ConfigError, UsageError
+from syncline.platform.repeated_job import RepeatedJob
+from syncline.platform.user_calls import result_in
 from tests.helpers.virtual_kv import LOST_ANSWER, WALL_S, VirtualKv, VirtualStore, virtual
 
 NAME = "tidy"
@@ -320,6 +323,61 @@ def test_schedule_stop_cancels_the_job_after_its_time() -> None:
         assert not store.below(b"schedules/tidy/running")
 
     virtual(scenario)
+
+
+def test_schedule_block_that_is_cancelled_cancels_an_async_job() -> None:
+    """Ctrl-C cancels the main task of `asyncio.run`: the program must not go on for half a minute."""
+
+    async def scenario(store: VirtualStore) -> None:
+        job, loop = Job(1000.0), asyncio.get_running_loop()
+
+        async def program() -> None:
+            async with every(store.client(), job):
+                await asyncio.sleep(3600)
+
+        task = loop.create_task(program())
+        await asyncio.sleep(45)
+        assert job.running == 1
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert job.running == 0
+        assert loop.time() < 47
+        assert not store.below(b"schedules/tidy/running")
+
+    virtual(scenario)
+
+
+class AtOnce(RepeatedJob):
+    """Runs its job one time, on the real loop."""
+
+    async def _run(self) -> None:
+        await self._call(lambda: result_in(self._job))
+
+
+async def test_schedule_block_that_is_cancelled_waits_for_a_thread() -> None:
+    """A thread goes on: if its place was given up, another process would run the job at the same time."""
+    began, go_on = threading.Event(), threading.Event()
+    ended = False
+
+    def job() -> None:
+        nonlocal ended
+        began.set()
+        assert go_on.wait(20)
+        ended = True
+
+    async def program() -> None:
+        async with AtOnce(lambda _: 0, job, "the job", lambda: 0.0, caller="test"):
+            await asyncio.to_thread(began.wait, 20)
+            leaving.cancel()
+            loop.call_soon(loop.call_soon, go_on.set)  # the block ends before it
+            await asyncio.sleep(20)
+
+    loop = asyncio.get_running_loop()
+    leaving = loop.create_task(program())
+    await asyncio.wait([leaving])
+    assert leaving.cancelled()
+    assert ended
 
 
 def test_schedule_that_its_own_job_stops_ends_after_it() -> None:

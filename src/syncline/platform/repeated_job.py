@@ -12,6 +12,7 @@ from typing import Final, Self
 
 from syncline.errors import UsageError
 from syncline.platform.times import checked_timeout_s
+from syncline.platform.user_calls import is_async
 
 __all__ = ["STOP_S", "RepeatedJob", "checked_job"]
 
@@ -76,6 +77,9 @@ class RepeatedJob(abc.ABC):
         if not self._busy:
             self._task.cancel()
         await asyncio.wait([self._task], timeout=limit_s)
+        await self._cancel()
+
+    async def _cancel(self) -> None:
         if not self._task.done():
             self._task.cancel()
             await asyncio.wait([self._task], timeout=CANCEL_S)
@@ -88,7 +92,14 @@ class RepeatedJob(abc.ABC):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.stop()
+        # A block that is cancelled, as by Ctrl-C, cancels what runs beside it. A thread can't be cancelled: its place is
+        # kept until it ends, so that no other process runs the job meanwhile.
+        interrupted = kind is not None and issubclass(kind, asyncio.CancelledError | KeyboardInterrupt)
+        if interrupted and is_async(self._job) and asyncio.current_task() is not self._task:
+            self._stopping = True
+            await self._cancel()
+        else:
+            await self.stop()
 
     @abc.abstractmethod
     async def _run(self) -> None:
