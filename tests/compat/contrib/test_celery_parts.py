@@ -181,6 +181,29 @@ def test_beat_does_not_wait_for_a_last_run_in_the_future(beat: Scheduler, kv: Cl
     assert b"2099" not in found.value
 
 
+def test_beat_leaves_out_an_entry_whose_name_no_key_can_have(
+    app: Celery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store would refuse its state, and the states of all others with it, at each tick."""
+    sent: list[object] = []
+    monkeypatch.setattr(app, "send_task", lambda name, *_, **__: sent.append(name))
+    bad: list[object] = ["x" * 1100, "\udcff", 7]
+    app.conf.beat_schedule = {
+        **{name: {"task": "bad", "schedule": 0.01} for name in bad},
+        "tick": {"task": "tick", "schedule": 0.01},
+    }
+    beat = Scheduler(app)
+    try:
+        while len(sent) < 2:
+            assert beat.tick() < 1.0, "it does not wait for the store"
+        assert set(sent) == {"tick"}
+        errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+        named = [error.split(" is left out")[0] for error in errors]
+        assert sorted(named) == sorted(f"beat: the entry {repr(name)[:80]}" for name in bad)
+    finally:
+        beat.close()
+
+
 def test_beat_leaves_out_a_run_that_can_never_be_sent(beat: Scheduler, monkeypatch: pytest.MonkeyPatch) -> None:
     def send(*_: object, **__: object) -> None:
         raise TypeError("not to be encoded")

@@ -17,7 +17,7 @@ from syncline.contrib.celery.bases import SchedulerBase
 from syncline.contrib.celery.schedule_state import EntryState, ScheduleState
 from syncline.contrib.celery.settings import client_for, number_setting
 from syncline.contrib.connection import checked_name
-from syncline.errors import DeadlineExceeded, LockLost, OperationError, SynclineError
+from syncline.errors import DeadlineExceeded, LockLost, OperationError, SynclineError, TooLarge
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -36,6 +36,9 @@ PAUSE_S: Final = 1.0
 
 AHEAD: Final = timedelta(days=1)
 """A last run that is later than this from now was written by a clock that was wrong: the entry would wait for it."""
+
+UNUSABLE: Final = (TooLarge, TypeError, UnicodeEncodeError)
+"""What is raised for a name that is too long for a key, is no text, or is no UTF-8."""
 
 _log = get_logger(__name__)
 
@@ -182,10 +185,25 @@ class Scheduler(SchedulerBase):
             entry.last_run_at, entry.total_run_count = last, found.total_run_count
             if found.sending:
                 self._sending[name] = found.sending
-        state.write(new)
+        self._write_new(state, new)
         state.forget(sorted(known))
-        if len(new) < len(self.schedule):
+        if any(name not in new for name in self.schedule):
             self._heap = None  # Celery fills it again, by the times that were read
+
+    def _write_new(self, state: ScheduleState, new: dict[str, EntryState]) -> None:
+        """Write the states of new entries. One whose name no key can have is left out: the others go on."""
+        try:
+            state.write(new)
+            return
+        except UNUSABLE as error:
+            _log.debug("beat: the new entries are written one by one: %s", error)
+        for name, entry in new.items():
+            try:
+                state.write({name: entry})
+            except UNUSABLE as error:
+                text = "beat: the entry %.80r is left out and never sent, its state can't be kept: %s. Give it another name"
+                _log.error(text, name, error)
+                del self.schedule[name]
 
     def _send_again(self) -> None:
         """Send what was written down as being sent: by a beat that has died, or while the broker was away."""
