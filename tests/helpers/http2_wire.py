@@ -142,13 +142,14 @@ class Http2Wire:
         limits: Http2Limits | None = None,
         http_limits: HttpLimits | None = None,
         server: HttpServer | None = None,
+        observe: Callable[[str, int, float], None] | None = None,
     ) -> None:
         self.face = face or FakeFace()
         self.now_s = 0.0
         self.server = server or HttpServer(
             echo_http1, limits=http_limits, clock=lambda: self.now_s, wall_time_s=lambda: 0.0
         )
-        self.service = GrpcService(self.server.shared.total, self.server.limits)
+        self.service = GrpcService(self.server.shared.total, self.server.limits, observe=observe)
         self.service.serve(self.face)
         if server is None:
             self.server.offer_http2(self.service.application, limits)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Final, TypeAlias
 
 from syncline.server.http.limits import HttpLimits
+from syncline.server.http.observing import Observe
 from syncline.server.http.request import Request
 from syncline.server.http.response import Response
 from syncline.server.http.server import HttpServer
@@ -27,12 +28,14 @@ Take: TypeAlias = Callable[[str, FastRequest], None]
 class Lane(Wire):
     """A connection whose reads and writes of keys take the fast paths, or do not."""
 
-    def __init__(self, *, fast: bool = True, hold: bool = False, limits: HttpLimits = SMALL) -> None:
+    def __init__(
+        self, *, fast: bool = True, hold: bool = False, limits: HttpLimits = SMALL, observe: Observe | None = None
+    ) -> None:
         self.told: list[tuple[str, int, float]] = []
         server = HttpServer(
             lambda _, __: None,
             limits=limits,
-            observe=lambda *answer: self.told.append(answer[:3]),
+            observe=observe or (lambda *answer: self.told.append(answer[:3])),
             clock=lambda: self.now_s,
             wall_time_s=lambda: 0.0,
         )

@@ -9,6 +9,9 @@ import pytest
 
 from syncline.server.http.request import Request
 from tests.helpers.auth_site import AuthWire, bearer, grant
+from tests.helpers.http2_wire import PUT, Http2Wire
+from tests.helpers.http_lanes import Lane
+from tests.helpers.http_wire import get, put
 from tests.helpers.kv_node import KvWire
 
 LEASE = "00000000000000a1"
@@ -26,6 +29,36 @@ def told_by(wire: KvWire) -> list[Told]:
 
     wire.server.shared.observe = observe
     return told
+
+
+def failing(*_: object) -> None:
+    raise ValueError("no such label")
+
+
+@pytest.mark.parametrize("fast", [True, False])
+async def test_request_whose_observing_fails_is_answered(fast: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """By both ways, at once and in a pipeline, and a refusal too. Each answer fails, and one line says it."""
+    lane = Lane(fast=fast, observe=failing)
+    lane.open()
+    for _ in range(2):
+        lane.send(get("/key/a"))
+        lane.send(get("/key/a") + get("/key/b"))
+        lane.send(put("/key/a", b"x"))
+    lane.send(b"NO REQUEST\r\n\r\n")
+    await lane.settle()
+    written = b"".join(lane.transport.written)
+    assert written.count(b"HTTP/1.1 200 ") == 8
+    assert written.count(b"HTTP/1.1 400 ") == 1
+    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["no such label"]
+
+
+async def test_grpc_call_whose_observing_fails_is_answered(caplog: pytest.LogCaptureFixture) -> None:
+    wire = Http2Wire(observe=failing)
+    wire.face.answers[PUT] = lambda _: {"header": {"revision": 7}}
+    for _ in range(2):
+        view = await wire.call(PUT, {"key": b"a", "value": b"1"})
+        assert (view.status, view.ended) == (0, True)
+    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["no such label"]
 
 
 CASES = {

@@ -40,7 +40,7 @@ from syncline.server.http.limits import MIB
 from syncline.server.http.request import Request
 from syncline.server.http.response import TEXT, Respond, bare
 from syncline.server.http.server import HttpServer
-from syncline.server.http.shared import Observe
+from syncline.server.http.observing import Observe
 from syncline.server.http.tls import PROTOCOLS, client_certificate
 from syncline.server.join import ask_members, find_members, is_new
 from syncline.server.metrics import Registry

@@ -16,7 +16,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from syncline.node.stage_times import BatchTimes
 from syncline.server.http.request import Request
-from syncline.server.http.shared import Observe
+from syncline.server.http.observing import Observe
 from syncline.server.slow_log import ReadTimes, own_batch, waits_on_purpose
 from syncline.version import __version__
 

@@ -9,19 +9,16 @@ from typing import Protocol, TypeAlias
 from syncline.server.http.input_turns import InputTurns
 from syncline.server.http.large_answers import Flushable, Making
 from syncline.server.http.limits import HttpLimits
+from syncline.server.http.observing import Observe, guarded
 from syncline.server.http.request import Request
 from syncline.server.http.response import Respond
 from syncline.server.http.shortcuts import FastRoute, HeaderCache
 from syncline.server.http.state import TotalBytes
 
-__all__ = ["FlushedOutput", "Handler", "Http2Candidate", "Observe", "Shared"]
+__all__ = ["FlushedOutput", "Handler", "Http2Candidate", "Shared"]
 
 Handler: TypeAlias = Callable[[Request, Respond], None]
 """Takes a request and sees to it that it is answered, exactly once. Runs on the event loop and must not block."""
-
-Observe: TypeAlias = Callable[[str, int, float, Request | None, str], None]
-"""Called for each answer: the route, such as "GET /keys" ("" if no route took it), the status, the seconds it took, the
-request, and the code of an error."""
 
 
 class FlushedOutput(Flushable, Protocol):
@@ -75,7 +72,7 @@ class Shared:
         """Told of a client that began with a TLS handshake, where plain HTTP is spoken."""
         self.handler: Handler = handler
         self.limits: HttpLimits = limits
-        self.observe: Observe | None = observe
+        self.observe: Observe | None = None if observe is None else guarded(observe)
         self.clock: Callable[[], float] = clock
         """Times the requests, for `observe`."""
         self.flush_later: Callable[[FlushedOutput], None] = flush_later

@@ -21,6 +21,7 @@ from syncline.server.etcd.grpc.places import CallPlaces
 from syncline.server.etcd.grpc.wire import error_block, http_error_block, parse_timeout
 from syncline.server.etcd.methods import METHODS, WAITING, Method
 from syncline.server.http.limits import HttpLimits
+from syncline.server.http.observing import ObserveFailures
 from syncline.server.http.state import TotalBytes
 from syncline.server.http2.header_blocks import RequestHead, field
 from syncline.server.http2.streams import Http2Stream, StreamOutput
@@ -55,6 +56,7 @@ class GrpcService:
     ) -> None:
         self._places = CallPlaces(total, limits.vital_requests)
         self._observe = observe
+        self._failures = ObserveFailures()
         self._clock = clock
         self._parts: CallParts | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -91,7 +93,11 @@ class GrpcService:
 
     def _observed(self, method: Method, code: int, began_s: float) -> None:
         if (observe := self._observe) is not None:
-            observe(self._routes[method.name], HTTP_STATUS[code] if code else 200, self._clock() - began_s)
+            status, took_s = HTTP_STATUS[code] if code else 200, self._clock() - began_s
+            try:
+                observe(self._routes[method.name], status, took_s)
+            except Exception as error:  # noqa: BLE001 - the answer must be sent all the same
+                self._failures.note(error)
 
     def _spawn(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name=name)
