@@ -14,7 +14,7 @@ from syncline.node.events import Event, NodeStopped
 from syncline.node.fsm import BytesSnapshot, Entry
 from syncline.node.raft import Raft
 from syncline.platform.worker import ThreadWorkers
-from tests.helpers.node_cluster import cluster
+from tests.helpers.node_cluster import Cluster, cluster
 from tests.helpers.ports import free_block
 
 
@@ -146,7 +146,7 @@ class RaisingHandler(logging.Handler):
 
 
 async def test_node_stopped_under_a_raising_log_handler_tells_all_that_wait(tmp_path: Path) -> None:
-    """A handler of the program may raise. The node stops then; a wait for its end must not go on for ever."""
+    """A handler of the program may raise. A wait for the node's end must not go on for ever, and is told the reason."""
     handler, logger = RaisingHandler(), logging.getLogger("syncline.node")
     async with cluster(tmp_path, "a") as nodes:
         raft = await nodes.leader()
@@ -155,14 +155,35 @@ async def test_node_stopped_under_a_raising_log_handler_tells_all_that_wait(tmp_
         raft._driver.loop.set_exception_handler(lambda *_: None)  # the handler's error ends there
         logger.addHandler(handler)
         try:
-            with pytest.raises(NodeFailed, match="the handler can't write"):
+            with pytest.raises(NodeFailed, match="Listing.apply raised"):
                 await raft.apply(b"break", timeout=20.0)
             async with asyncio.timeout(20.0):
-                assert "the handler can't write" in str(await raft.failed())
+                failure = await raft.failed()
+                assert "Listing.apply raised" in str(failure)
+                assert failure.__notes__ == ["a logging handler raised LookupError: the handler can't write"]
                 assert [type(event) for event in await watching] == [NodeStopped]
         finally:
             logger.removeHandler(handler)
             raft._driver.loop.set_exception_handler(None)
+
+
+async def test_node_closed_under_a_raising_log_handler_closes_its_files(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    handler, logger = RaisingHandler(), logging.getLogger("syncline.node")
+    nodes = Cluster(tmp_path, "a")
+    await nodes.start_all()
+    raft = await nodes.leader()
+    logger.addHandler(handler)
+    try:
+        with caplog.at_level(logging.INFO, logger.name), pytest.raises(LookupError, match="the handler can't write"):
+            await raft.close()
+    finally:
+        logger.removeHandler(handler)
+    with pytest.raises(Closed):
+        await raft.failed()
+    await nodes.start("a")  # the lock was released
+    await nodes.stop_all()
 
 
 async def _told(raft: Raft[object]) -> list[Event]:

@@ -206,8 +206,12 @@ class EngineDriver:
         except NodeFailed as error:
             self.fail(error)
         except Exception as error:
-            log.critical("an unexpected error stops this node", exc_info=True)
-            self.fail(NodeFailed(f"an unexpected error stops this node: {named_error(error)}"))
+            failure = NodeFailed(f"an unexpected error stops this node: {named_error(error)}")
+            failure.__cause__ = error
+            try:
+                self.fail(failure)
+            finally:  # as in `fail`
+                log.critical("an unexpected error stops this node", exc_info=error)
 
     def _replaced(self, error: LogReplaced) -> NodeFailed:
         return NodeFailed(

@@ -152,7 +152,7 @@ class Bootstrap:
         try:
             self._directory.write_identity(identity)  # the node ends, so this may block the loop
         except OSError as error:
-            log.error("the data directory could not be marked as an older copy: %s", error)
+            text += f" The directory could not be marked as an older copy: {error}"
         self._fail(RepairNeeded(text))
 
     def look(self, now_s: float) -> None:

@@ -504,12 +504,18 @@ class Raft(Restoring[R_co], LeaderOperations[R_co], SessionOperations[R_co]):
 
     async def _shut_down(self, reason: Closed) -> None:
         driver = self._driver
-        if not driver.running.stopped:
-            driver.stop(reason, Closed(str(reason), outcome=Outcome.NOT_APPLIED))
+        try:
+            if not driver.running.stopped:
+                driver.stop(reason, Closed(str(reason), outcome=Outcome.NOT_APPLIED))
+        finally:  # a logging handler of the program may raise: the files are closed all the same
+            if not self._failure.done():
+                self._failure.set_exception(reason)
+                self._failure.exception()  # mark it as retrieved
+            await self._close_parts()
+
+    async def _close_parts(self) -> None:
+        driver = self._driver
         parts = driver.parts
-        if not self._failure.done():
-            self._failure.set_exception(reason)
-            self._failure.exception()  # mark it as retrieved
         async with contextlib.AsyncExitStack() as closing:  # each is closed, in this order turned round, whatever fails
             busy: list[str] = []
 
