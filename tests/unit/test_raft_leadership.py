@@ -14,6 +14,7 @@ from syncline.consensus.types import StateType
 from syncline.errors import Closed, ConfigError, LeadershipLost, NotLeader, OperationError, Outcome
 from syncline.node.leadership import leadership
 from syncline.node.running import Running
+from syncline.testing.sim.server import SimServer
 from tests.helpers.leading import Leading, leading, raft_of
 
 
@@ -236,3 +237,46 @@ def test_leadership_with_a_wrong_deadline_is_refused(timeout: object, error: typ
             raft_of(await at.leader()).leadership(timeout=timeout)  # type: ignore[arg-type]
 
     leading(scenario, nodes=1)
+
+
+async def closed_together(at: Leading, servers: list[SimServer]) -> float:
+    """Close these nodes at the same moment; the seconds until all are closed."""
+    began_s = at.cluster.loop.true_time()
+    tasks = [await at.start(server, raft_of(server).close) for server in servers]
+    await at.until(lambda: all(task.done() for task in tasks))
+    return at.cluster.loop.true_time() - began_s
+
+
+@pytest.mark.parametrize("nodes", [3, 5])
+def test_leader_closed_with_all_others_waits_for_none_of_them(nodes: int) -> None:
+    """The voter that shall take over is closing, too: the leader waited for it for two election timeouts."""
+
+    async def scenario(at: Leading) -> None:
+        leader = await at.leader()
+        assert await closed_together(at, at.cluster.running) < raft_of(leader).config.election_s / 2
+
+    leading(scenario, nodes=nodes)
+
+
+def test_leader_closed_with_its_successor_transfers_to_another() -> None:
+    async def scenario(at: Leading) -> None:
+        leader = await at.leader()
+        raft, election_s = raft_of(leader), raft_of(leader).config.election_s
+        successor = raft._driver.reconfiguration.best_successor()
+        closing = [server for server in at.cluster.running if raft_of(server).node_id in (raft.node_id, successor)]
+        closing.sort(key=lambda server: server is leader)  # the transfer begins before the other's link is lost
+        left = [server for server in at.cluster.running if server not in closing]
+        assert await closed_together(at, closing) < election_s / 2
+        assert any(raft_of(server).is_leader for server in left), "there is no wait for an election timeout"
+
+    leading(scenario, nodes=5)
+
+
+def test_leader_closed_alone_ends_when_another_one_leads() -> None:
+    async def scenario(at: Leading) -> None:
+        leader = await at.leader()
+        left = [server for server in at.cluster.running if server is not leader]
+        assert await closed_together(at, [leader]) < raft_of(left[0]).config.election_s / 2
+        assert any(raft_of(server).is_leader for server in left)
+
+    leading(scenario)

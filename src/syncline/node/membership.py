@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from syncline.consensus.membership import MembershipRefused, decode_change
+from syncline.consensus.quorum import JointConfig, VoteResult
 from syncline.consensus.rawnode import RawNode
 from syncline.consensus.types import (
     NONE,
@@ -323,6 +324,13 @@ class Reconfiguration:
             if node_id != core.id and node_id in voters and node_id not in losing and self.is_alive(node_id)
         ]
         return max(candidates)[1] if candidates else NONE
+
+    def has_live_quorum(self) -> bool:
+        """Whether this node and the voters that seem alive could elect a leader."""
+        core = self._parts.core
+        now = core.membership
+        alive = {node: node == core.id or self.seems_alive(node) for node in (*now.voters, *now.voters_outgoing)}
+        return JointConfig(now.voters, now.voters_outgoing).vote_result(alive) is VoteResult.WON
 
     def is_alive(self, node_id: NodeId) -> bool:
         """Whether a member is connected and was heard from within an election timeout.

@@ -19,7 +19,6 @@ from syncline.errors import (
     DeadlineExceeded,
     NodeFailed,
     Outcome,
-    SynclineError,
     UsageError,
 )
 from syncline.node.arguments import (
@@ -494,13 +493,33 @@ class Raft(Restoring[R_co], LeaderOperations[R_co], SessionOperations[R_co]):
         await self.close()
 
     async def _close(self) -> None:
-        driver = self._driver
         try:
-            if not driver.running.stopped and self.is_leader and driver.reconfiguration.best_successor() != NONE:
-                with contextlib.suppress(SynclineError):  # without a new leader in time, the others elect one
-                    await self.transfer_leadership(timeout=min(HANDOVER_S, 2 * driver.config.election_s))
+            await self._transfer_before_close()
         finally:
             await self._shut_down(Closed("the node was closed"))
+
+    async def _transfer_before_close(self) -> None:
+        """Transfer the leadership while a voter can take it over. Without a new leader in time, the others elect one.
+
+        The voter may be closing as well, as in a program that closes all its nodes. Its link is lost then: another one
+        is chosen, unless those that are left can elect no leader.
+        """
+        driver = self._driver
+        core, voters, clock = driver.core, driver.reconfiguration, driver.loop.time
+        deadline_s = clock() + min(HANDOVER_S, 2 * driver.config.election_s)
+        if not self.is_leader:
+            return
+        while not driver.running.stopped and core.leader in (NONE, core.id) and clock() < deadline_s:
+            if not voters.has_live_quorum():
+                return
+            if core.state is StateType.LEADER and (core.transferee == NONE or not voters.is_alive(core.transferee)):
+                target = voters.best_successor()
+                if target == NONE:
+                    return
+                core.transfer_leadership(target)
+                driver.schedule()
+            # A node that has stepped down stays until another one leads: its vote may be needed.
+            await driver.running.wait(min(deadline_s, clock() + driver.config.election_s))
 
     async def _shut_down(self, reason: Closed) -> None:
         driver = self._driver

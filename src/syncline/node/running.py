@@ -81,8 +81,8 @@ class Running:
     # -- waiting ------------------------------------------------------------------------------------------------------
 
     def changed(self) -> asyncio.Future[None]:
-        """Done at the next change of leader, role, addresses, membership or applied index of a change; for waiting in
-        a loop.
+        """Done at the next change of leader, role, addresses, membership or applied index of a change, and when a peer
+        is lost; for waiting in a loop.
         """
         future: asyncio.Future[None] = self.loop.create_future()
         self._watchers[future] = None

@@ -337,6 +337,7 @@ class Driver:
         self.core.report_unreachable(peer)
         self.asking.link_lost(peer)
         self.emit(PeerDown(ids.NodeId(peer), reason))
+        self.running.wake()  # a transfer of the leadership may wait for that peer
         self.schedule()
 
     def on_room(self, peer: NodeId) -> None:
