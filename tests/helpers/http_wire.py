@@ -11,10 +11,10 @@ import httptools
 
 from syncline.server.http.connection import HttpConnection
 from syncline.server.http.limits import HttpLimits
+from syncline.server.http.observing import Observe
 from syncline.server.http.request import Request
 from syncline.server.http.response import TEXT, Respond, bare
 from syncline.server.http.server import HttpServer
-from syncline.server.http.observing import Observe
 from syncline.server.http.shared import Handler
 from syncline.server.http.stream import Stream
 

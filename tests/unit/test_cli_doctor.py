@@ -21,7 +21,7 @@ from syncline.platform.disk import OsDisk
 from syncline.platform.resolver import Resolver
 from syncline.server.config import ServerConfig
 from tests.helpers.command import Ran, syncline
-from tests.helpers.http_server import HttpRequest, Reply, in_thread, json_reply, refused_url
+from tests.helpers.http_server import HttpRequest, Reply, error_reply, in_thread, json_reply, refused_url
 from tests.helpers.running_server import running_server
 from tests.unit.test_cli_cluster import member, status
 from tests.unit.test_server_app import free_ports, settings
@@ -84,6 +84,36 @@ def test_doctor_status_is_1_if_a_check_failed(tmp_path: Path) -> None:
         f"fail  port          http_listen 127.0.0.1:{port} is in use by another program. Stop that program" in ran.text
     )
     assert "fail  cluster" in ran.text
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "verdicts", "words"),
+    [
+        ("starting", 503, ["ok", "ok"], "a node that is starting answers here"),
+        ("unauthenticated", 401, ["warn", "warn"], "Is it this node?"),
+        ("", 401, ["fail", "fail"], "in use by another program"),
+    ],
+)
+def test_doctor_calls_a_node_no_other_program(
+    tmp_path: Path, code: str, status: int, verdicts: list[str], words: str
+) -> None:
+    """In a rolling upgrade a node that starts is in no survey: nobody may be told to stop it."""
+
+    async def handler(_: HttpRequest) -> Reply:
+        return error_reply(status, code, message=f"it is {code}") if code else json_reply({"error": "no"}, status)
+
+    file = tmp_path / "node.toml"
+    with in_thread(handler) as [double], socket.create_server(("127.0.0.1", 0)) as peer:
+        lines = [
+            f'http_listen = "{double.url.partition("//")[2]}"',
+            f'peer_listen = "127.0.0.1:{peer.getsockname()[1]}"',
+        ]
+        file.write_text("\n".join(['name = "a"', f'data_dir = "{tmp_path}/a"', *lines]))
+        ran = syncline("doctor", "--json", "--skip-disk-speed", "--config", str(file), "--endpoints", double.url)
+    ports = found(ran, "port")
+    assert [one["verdict"] for one in ports] == verdicts
+    assert all(words in f"{one['text']}. {one['advice']}" for one in ports)
+    assert [one["verdict"] for one in found(ran, "cluster")] == ["warn" if code == "starting" else "fail"]
 
 
 def test_doctor_reports_settings_that_can_not_be_used(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ async def test_node_stopped_under_a_raising_log_handler_tells_all_that_wait(tmp_
         raft._driver.loop.set_exception_handler(lambda *_: None)  # the handler's error ends there
         logger.addHandler(handler)
         try:
-            with pytest.raises(NodeFailed, match="Listing.apply raised"):
+            with pytest.raises(NodeFailed, match=r"Listing\.apply raised"):
                 await raft.apply(b"break", timeout=20.0)
             async with asyncio.timeout(20.0):
                 failure = await raft.failed()

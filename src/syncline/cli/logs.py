@@ -90,7 +90,7 @@ def _time(record: bytes) -> bytes:
 
 
 def _write(_node: str, record: bytes) -> None:
-    """Print a record without what a terminal obeys: a node escapes its own lines, but other code may write there too."""
+    """Print a record with what a terminal obeys escaped: not only the node writes there, which escapes its own lines."""
     lines = record.decode(errors="backslashreplace").split("\n")
     sys.stdout.buffer.write("\n".join("\t".join(map(escape_controls, line.split("\t"))) for line in lines).encode())
     sys.stdout.buffer.flush()

@@ -205,7 +205,7 @@ class EngineDriver:
             self.fail(self._replaced(error))
         except NodeFailed as error:
             self.fail(error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it stops the node
             failure = NodeFailed(f"an unexpected error stops this node: {named_error(error)}")
             failure.__cause__ = error
             try:

@@ -92,8 +92,8 @@ class RepeatedJob(abc.ABC):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A block that is cancelled, as by Ctrl-C, cancels what runs beside it. A thread can't be cancelled: its place is
-        # kept until it ends, so that no other process runs the job meanwhile.
+        # A block that is cancelled, as by Ctrl-C, cancels what runs beside it. A thread can't be cancelled: its place
+        # is kept until it ends, so that no other process runs the job meanwhile.
         interrupted = kind is not None and issubclass(kind, asyncio.CancelledError | KeyboardInterrupt)
         if interrupted and is_async(self._job) and asyncio.current_task() is not self._task:
             self._stopping = True

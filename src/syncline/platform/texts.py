@@ -17,7 +17,7 @@ def printable(text: str) -> str:
 
 
 def escape_controls(text: str) -> str:
-    """`text` with escapes, as in JSON, for what a terminal obeys: controls, C1 too, and marks that change its direction.
+    """`text` with escapes, as in JSON, for what a terminal obeys: controls, C1 too, and marks of direction.
 
     A JSON document on one line stays the same document.
     """

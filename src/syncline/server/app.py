@@ -37,10 +37,10 @@ from syncline.server.etcd.setup import open_face
 from syncline.server.exposure import advertised_host, check_exposure, cross_site_policy, offers_etcd
 from syncline.server.http.cross_site import CrossSitePolicy
 from syncline.server.http.limits import MIB
+from syncline.server.http.observing import Observe
 from syncline.server.http.request import Request
 from syncline.server.http.response import TEXT, Respond, bare
 from syncline.server.http.server import HttpServer
-from syncline.server.http.observing import Observe
 from syncline.server.http.tls import PROTOCOLS, client_certificate
 from syncline.server.join import ask_members, find_members, is_new
 from syncline.server.metrics import Registry

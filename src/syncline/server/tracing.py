@@ -15,8 +15,8 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, get_
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from syncline.node.stage_times import BatchTimes
-from syncline.server.http.request import Request
 from syncline.server.http.observing import Observe
+from syncline.server.http.request import Request
 from syncline.server.slow_log import ReadTimes, own_batch, waits_on_purpose
 from syncline.version import __version__
 

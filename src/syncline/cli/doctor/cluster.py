@@ -12,11 +12,13 @@ import msgspec
 from syncline.cli.asking import ask
 from syncline.cli.common import Context
 from syncline.cli.doctor.finding import NO_NAME, Finding
-from syncline.cli.doctor.network import is_loopback
+from syncline.cli.doctor.network import OwnServer, is_loopback
 from syncline.cli.survey import Survey, survey_of
+from syncline.client.schemas import ErrorAnswer, VersionReply
 from syncline.errors import ConfigError, OperationError, Unauthenticated, Unreachable
 from syncline.server.addresses import split_address
 from syncline.server.config import ServerConfig
+from syncline.transport.candidates import is_wildcard
 from syncline.version import __version__
 
 __all__ = ["KnownPorts", "look_at_cluster"]
@@ -25,22 +27,35 @@ SKEW_S: Final = 2.0
 """Above it the clocks are told to differ. `Date` has whole seconds, so less can't be seen."""
 
 
+OWN_S: Final = 2.0
+"""For the answer of the node on this machine."""
+
+OK: Final = 200
+STARTING: Final = "starting"
+"""The code of a node that is not open yet."""
+
+
 class KnownPorts(msgspec.Struct):
     """What the other checks use of the cluster."""
 
     ports: dict[tuple[str, int], str] = {}
     """Ports of nodes on this machine that have answered, by setting, with the node's name."""
+    own: OwnServer = "none"
+    """What answers at the settings' HTTP address, if no node there has told its name."""
 
 
 async def look_at_cluster(context: Context, config: ServerConfig, known: KnownPorts) -> AsyncIterator[Finding]:
     """Ask the cluster, and fill `known`."""
+    known.own = await _own_server(context, config)
     try:
         survey = await survey_of(context)
     except Unauthenticated as error:
         yield Finding("cluster", "fail", str(error), "Give --user NAME, or --token-file FILE")
         return
     except OperationError as error:
-        if context.endpoints_given or not isinstance(error, Unreachable):
+        if error.code == STARTING:
+            yield Finding("cluster", "warn", str(error), "Wait until it is open, or name another node with --endpoints")
+        elif context.endpoints_given or not isinstance(error, Unreachable):
             yield Finding("cluster", "fail", str(error), "Name a node that runs with --endpoints")
         else:
             text = "no cluster answers at the default endpoints"
@@ -87,6 +102,25 @@ def _check_versions(survey: Survey) -> Iterator[Finding]:
         )
     elif versions:
         yield Finding("versions", "ok", f"all nodes that answer, and this command, are {__version__}")
+
+
+async def _own_server(context: Context, config: ServerConfig) -> OwnServer:
+    """Ask at the settings' HTTP address. A node that starts, or wants a credential, is in no survey."""
+    host, port = split_address(config.http_listen, any_port=True) if config.http_listen else ("", 0)
+    if port == 0:
+        return "none"
+    place = "127.0.0.1" if is_wildcard(host) else f"[{host}]" if ":" in host else host
+    try:
+        url = f"{'https' if config.http_tls_cert else 'http'}://{place}:{port}"
+        answer = await ask(context, url, "/version", timeout_s=OWN_S)
+        found = msgspec.json.decode(answer.body, type=VersionReply if answer.status == OK else ErrorAnswer)
+    except (OperationError, ConfigError, msgspec.MsgspecError):
+        return "none"
+    if isinstance(found, VersionReply):
+        return "running"
+    if found.error.outcome is None:
+        return "none"  # another program, with errors of the same form
+    return "starting" if found.error.code == STARTING else "running"
 
 
 async def _check_clocks(context: Context, survey: Survey) -> AsyncIterator[Finding]:

@@ -71,7 +71,7 @@ async def examine(
         findings.append(check_syncs(config))
     findings += [check_descriptors(config), check_memory(config), await check_timers(config)]
     findings += check_secret(config)
-    findings += check_ports(config, known.ports)
+    findings += check_ports(config, known.ports, known.own)
     findings += [finding async for finding in check_names(config)]
     findings += [finding async for finding in check_peers(config)]
     return findings + cluster

@@ -9,7 +9,7 @@ import ipaddress
 import socket
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from syncline.cli.doctor.disk import shown_ms
@@ -19,7 +19,10 @@ from syncline.platform.resolver import Resolver
 from syncline.server.addresses import split_address
 from syncline.server.config import ServerConfig
 
-__all__ = ["check_names", "check_peers", "check_ports", "is_loopback"]
+__all__ = ["OwnServer", "check_names", "check_peers", "check_ports", "is_loopback"]
+
+OwnServer = Literal["none", "starting", "running"]
+"""A server of Syncline that has not told its name."""
 
 PATIENCE_S: Final = 5.0
 SLOW_LOOKUP_S: Final = 1.0
@@ -71,8 +74,13 @@ async def check_names(config: ServerConfig) -> AsyncIterator[Finding]:
             yield Finding("dns", "ok", f"{text}, after {shown_ms(took_s)}")
 
 
-def check_ports(config: ServerConfig, ours: Mapping[tuple[str, int], str]) -> Iterable[Finding]:
-    """Whether the node's own ports are free. `ours`: ports at which a node of Syncline answers, with its name."""
+def check_ports(
+    config: ServerConfig, ours: Mapping[tuple[str, int], str], own: OwnServer = "none"
+) -> Iterable[Finding]:
+    """Whether the node's own ports are free. `ours`: ports at which a node of Syncline answers, with its name.
+
+    `own`: what answers at `http_listen`. Its peer port tells nothing, and is taken for that of the same node.
+    """
     for setting, address in (("http_listen", config.http_listen), ("peer_listen", config.peer_listen)):
         if not address:
             continue
@@ -87,6 +95,11 @@ def check_ports(config: ServerConfig, ours: Mapping[tuple[str, int], str]) -> It
             node = ours.get((setting, port))
             if node is not None:
                 yield Finding("port", "ok", f"{setting} {address} is held by the running node {node}")
+            elif own == "starting":
+                yield Finding("port", "ok", f"{setting} {address} is in use, and a node that is starting answers here")
+            elif own == "running":
+                text = f"{setting} {address} is in use, and a node answers here that has not told its name"
+                yield Finding("port", "warn", text, "Is it this node? Else choose another port")
             else:
                 advice = f"Stop that program (ss -ltnp 'sport = :{port}' names it), or choose another port"
                 yield Finding("port", "fail", f"{setting} {address} is in use by another program", advice)

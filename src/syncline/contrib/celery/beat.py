@@ -201,7 +201,7 @@ class Scheduler(SchedulerBase):
             try:
                 state.write({name: entry})
             except UNUSABLE as error:
-                text = "beat: the entry %.80r is left out and never sent, its state can't be kept: %s. Give it another name"
+                text = "beat: the entry %.80r is left out, and never sent: its state can't be kept: %s. Rename it"
                 _log.error(text, name, error)
                 del self.schedule[name]
 

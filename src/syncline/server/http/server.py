@@ -18,8 +18,8 @@ from syncline.platform.network import Listener, Network
 from syncline.platform.tls import TlsContext
 from syncline.server.http.connection import HttpConnection
 from syncline.server.http.limits import HttpLimits
-from syncline.server.http.pressure import PRESSURE, relieve
 from syncline.server.http.observing import Observe
+from syncline.server.http.pressure import PRESSURE, relieve
 from syncline.server.http.shared import FlushedOutput, Handler, Http2Candidate, Shared
 from syncline.server.http.shortcuts import FastRoute
 from syncline.server.http.tls import TlsDoor
