@@ -22,8 +22,8 @@ CLOSE_S: Final = 1.0
 """How long the end of the process waits for the last lines."""
 
 STANDARD: Final = ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY))
-"""How a closed descriptor is opened. A write to the standard output fails, so that a command never takes a result that
-reached nobody for printed. Errors have no other place: the exit status has to do."""
+"""How a closed descriptor is opened. A write to the standard output fails, so that a command never counts a
+lost result as printed. Errors have no other place: the exit status has to do."""
 
 
 def keep_standard_descriptors() -> None:
