@@ -90,7 +90,7 @@ def _time(record: bytes) -> bytes:
 
 
 def _write(_node: str, record: bytes) -> None:
-    """Print a record with what a terminal obeys escaped. The node escapes its own lines; other code writes there, too."""
+    """Print a record with what a terminal obeys escaped. A node escapes its own lines; other code writes there, too."""
     lines = record.decode(errors="backslashreplace").split("\n")
     sys.stdout.buffer.write("\n".join("\t".join(map(escape_controls, line.split("\t"))) for line in lines).encode())
     sys.stdout.buffer.flush()
