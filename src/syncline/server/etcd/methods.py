@@ -16,6 +16,9 @@ __all__ = ["METHODS", "READING", "WAITING", "Method"]
 WAITING: Final = frozenset({"/v3lockpb.Lock/Lock", "/v3electionpb.Election/Campaign"})
 """Methods with one answer that wait for other clients: by gRPC as long as their client does."""
 
+TAKING_STREAMS: Final = frozenset({"/etcdserverpb.Watch/Watch", "/etcdserverpb.Lease/LeaseKeepAlive"})
+"""Methods whose request is a stream of messages."""
+
 READING: Final = frozenset(
     {
         *("/etcdserverpb.KV/Range", "/etcdserverpb.Lease/LeaseTimeToLive", "/etcdserverpb.Lease/LeaseLeases"),
@@ -30,8 +33,9 @@ READING: Final = frozenset(
 class Method(msgspec.Struct, frozen=True):
     """One method. `request` and `response` are names in `MESSAGES`.
 
-    `streams`: its answer is a stream of messages (and its request too, for `Watch` and `LeaseKeepAlive`): it is called
-    by `EtcdFace.stream`, the others by `EtcdFace.call`. `route`: its path in the JSON gateway; `aliases`: older ones.
+    `streams`: its answer is a stream of messages: it is called by `EtcdFace.stream`, the others by `EtcdFace.call`.
+    `takes_stream`: its request is one, too, so a client may open it and ask later. `route`: its path in the JSON
+    gateway; `aliases`: older ones.
     """
 
     name: str
@@ -40,6 +44,10 @@ class Method(msgspec.Struct, frozen=True):
     route: str
     streams: bool = False
     aliases: tuple[str, ...] = ()
+
+    @property
+    def takes_stream(self) -> bool:
+        return self.name in TAKING_STREAMS
 
 
 _SERVICES: Final[dict[str, str]] = {

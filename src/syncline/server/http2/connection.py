@@ -40,7 +40,7 @@ from syncline.server.http2.frames import (
     settings,
 )
 from syncline.server.http2.header_blocks import RequestHead
-from syncline.server.http2.input import FrameInput
+from syncline.server.http2.input import MADE_ROOM, FrameInput
 from syncline.server.http2.limits import Http2Limits
 from syncline.server.http2.output import FIRST_WINDOW, FrameOutput
 from syncline.server.http2.streams import Application, ConnectionBytes, Http2Stream, StreamTotal
@@ -103,6 +103,8 @@ class Http2Connection(asyncio.Protocol):
         "_link",
         "_output",
         "_progress",
+        "_requests",
+        "_rests_since_s",
         "_shared",
         "_since_s",
         "_swept_bytes",
@@ -132,7 +134,9 @@ class Http2Connection(asyncio.Protocol):
         self._address = ""
         self._linger_left = LINGER_BYTES
         self._waits_for_turn = False
-        self._since_s = now_s
+        self._since_s = self._rests_since_s = now_s
+        self._requests = 0
+        """Those that had come at the last sweep."""
         self._progress: tuple[object, ...] = ()
         self._swept_bytes = self._taken_bytes = 0
 
@@ -253,11 +257,21 @@ class Http2Connection(asyncio.Protocol):
     # --- the server's side
 
     def rests(self, now_s: float) -> bool:
-        """Whether nothing is under way, and was not at the last sweep: it may be closed to make room for another."""
-        return not self._input.streams and self._since_s < now_s and not self._link.write_paused
+        """Whether nothing is under way, and was not at the last sweep: it may be closed to make room for another.
+
+        Pings do not change that, and neither do streams without a message.
+        """
+        return self._input.is_idle and self._rests_since_s < now_s and not self._link.write_paused
 
     def close_resting(self) -> None:
         """Close a connection that `rests`."""
+        self._close_idle(MADE_ROOM)
+
+    def _close_idle(self, reason: str) -> None:
+        """Close a connection on which nothing is asked."""
+        for stream in tuple(self._input.streams.values()):
+            if stream.call is not None:
+                stream.call.release(reason)
         self.drain()
 
     def drain(self, *, idle: bool = True) -> None:
@@ -301,23 +315,26 @@ class Http2Connection(asyncio.Protocol):
         self._output.now_s = now_s
         self._output.look_again()
         input_.budget = min(limits.abuse_budget, input_.budget + limits.abuse_refill_per_s)
-        unsent = transport.get_write_buffer_size()
-        progress = (link.stage, input_.frames, unsent, len(input_.streams), input_.waits_for_header)
+        progress: tuple[object, ...] = (link.stage, input_.frames, len(input_.streams))
+        if link.write_paused:
+            progress = (link.stage, int(transport.get_write_buffer_size() / limits.least_taken_bytes))
         if progress != self._progress:
             self._progress, self._since_s = progress, now_s
+        if input_.requests != self._requests or not input_.is_idle:
+            self._requests, self._rests_since_s = input_.requests, now_s
         waited_s = now_s - self._since_s
+        header_s = input_.header_began_s
         if link.stage == LINGERING or transport.is_closing():
             if waited_s > limits.linger_timeout_s:
                 transport.abort()
         elif link.write_paused:
             if waited_s > limits.write_timeout_s:
                 transport.abort()
-        elif input_.waits_for_header:
-            if waited_s > limits.header_timeout_s:
+        elif header_s is not None:
+            if now_s - header_s > limits.header_timeout_s:
                 self._end(ENHANCE_YOUR_CALM, f"a header took more than {limits.header_timeout_s:g} s to arrive")
-        elif not input_.streams:
-            if waited_s > limits.idle_timeout_s:
-                self.drain()
+        elif input_.is_idle and waited_s > limits.idle_timeout_s:
+            self._close_idle(f"nothing came on this connection for {limits.idle_timeout_s:g} s: open the stream again")
         else:
             self._sweep_streams(now_s)
 
@@ -327,9 +344,9 @@ class Http2Connection(asyncio.Protocol):
             call = stream.call
             if call is None or call.lasting:
                 continue
-            idle_s = now_s - stream.moved_s
-            if not stream.remote_ended and idle_s > limits.body_timeout_s:
-                call.refuse(f"the request did not go on for {limits.body_timeout_s:g} s; nothing was done")
-            elif stream.pending and idle_s > limits.write_timeout_s:
+            if not stream.remote_ended and now_s - stream.received_s > limits.body_timeout_s:
+                rate = f"{limits.least_bytes_per_s} bytes per second, over {limits.body_timeout_s:g} s"
+                call.time_out(f"the message arrives more slowly than {rate}; nothing of it was done")
+            elif stream.pending and now_s - stream.moved_s > limits.write_timeout_s:
                 self._output.reset(stream, CANCEL)
                 call.lost()

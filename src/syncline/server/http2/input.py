@@ -51,10 +51,15 @@ from syncline.server.http2.limits import PAUSE_COST, Http2Limits
 from syncline.server.http2.output import FrameOutput
 from syncline.server.http2.streams import ConnectionBytes, Http2Stream, StreamShare
 
-__all__ = ["FrameInput", "OpenStream"]
+__all__ = ["MADE_ROOM", "FrameInput", "OpenStream"]
 
 OpenStream = Callable[[Http2Stream, RequestHead], None]
 """Gives a new stream to the application."""
+
+MADE_ROOM: Final = (
+    "too many connections or streams are open, and this one had no request so far: open it again when there is one"
+)
+"""Why a silent stream is ended."""
 
 _UNPACK: Final = FRAME_HEAD.unpack_from
 _SETTINGS_COST: Final = 8
@@ -73,6 +78,7 @@ class FrameInput:
     __slots__ = (
         "_block",
         "_block_flags",
+        "_block_s",
         "_block_stream",
         "_consumed_bytes",
         "_cost",
@@ -90,7 +96,9 @@ class FrameInput:
         "draining",
         "frames",
         "last_stream",
+        "requests",
         "share",
+        "silent",
         "streams",
     )
 
@@ -120,10 +128,16 @@ class FrameInput:
         self._block: bytearray | None = None
         """A header block that goes on in CONTINUATION frames."""
         self._block_stream = self._block_flags = 0
+        self._block_s = 0.0
+        """When it began."""
         self._window = limits.connection_window_bytes
         self._consumed_bytes = 0
         """What has come since the client's window was last widened."""
         self.streams: dict[int, Http2Stream] = {}
+        self.silent: int = 0
+        """How many of them have had no whole message yet."""
+        self.requests: int = 0
+        """How many others there were."""
         self.last_stream: int = 0
         """The highest number of a stream that was looked at."""
         self.draining: bool = False
@@ -133,9 +147,14 @@ class FrameInput:
         self.budget: int = limits.abuse_budget
 
     @property
-    def waits_for_header(self) -> bool:
-        """Whether a header block is incomplete."""
-        return self._block is not None
+    def header_began_s(self) -> float | None:
+        """When the first part of a header block came that is incomplete."""
+        return None if self._block is None else self._block_s
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is asked: there is no stream, or none with a whole message."""
+        return self.silent == len(self.streams)
 
     @property
     def has_rest(self) -> bool:
@@ -258,6 +277,7 @@ class FrameInput:
             self._header_block(flags, number, data[at:stop])
             return
         self._block, self._block_stream, self._block_flags = bytearray(data[at:stop]), number, flags
+        self._block_s = self._output.now_s
 
     def _continuation(self, flags: int, data: bytes) -> None:
         block = self._block
@@ -284,16 +304,22 @@ class FrameInput:
         self.last_stream = number
         if self.draining:
             return
-        if len(self.streams) >= self._limits.max_streams or self.share.is_full(self._limits.max_total_streams):
+        output, most = self._output, self._limits.max_total_streams
+        if self.share.is_full(most):
+            self.share.make_room(output.now_s, MADE_ROOM)
+        if len(self.streams) >= self._limits.max_streams or self.share.is_full(most):
             raise StreamFault(REFUSED_STREAM)
         if head is None:
             raise StreamFault(PROTOCOL_ERROR)
-        output = self._output
         stream = Http2Stream(number, self._limits.stream_window_bytes, output.initial_window, output.now_s)
         self.streams[number] = stream
         self.share.add(1)
         if flags & END_STREAM:
             stream.remote_ended = True
+            self.requests += 1
+        else:
+            self.silent += 1
+            self.share.silent[stream] = None
         self._open(stream, head)
         if flags & END_STREAM and stream.call is not None:
             stream.call.ended()
@@ -308,9 +334,22 @@ class FrameInput:
     def _ended(self, stream: Http2Stream) -> None:
         """The client has sent all: what it has sent is decoded now."""
         stream.remote_ended = True
+        self._asked(stream)
         if stream.call is not None:
             self._cost += message_cost(len(stream.body))
             stream.call.ended()
+
+    def _asked(self, stream: Http2Stream) -> None:
+        """A whole message has come, or there will be none."""
+        if self._unsilence(stream):
+            self.requests += 1
+
+    def _unsilence(self, stream: Http2Stream) -> bool:
+        """Count a stream among the silent ones no more; whether it was one."""
+        if self.share.silent.pop(stream, stream) is not None:
+            return False
+        self.silent -= 1
+        return True
 
     def _data(self, flags: int, number: int, data: bytes, at: int, stop: int) -> None:
         size = stop - at
@@ -336,6 +375,9 @@ class FrameInput:
         if flags & PADDED:
             at, stop = _unpadded(data, at, stop)
         if at < stop:
+            stream.part_received_bytes += stop - at
+            if not stream.body or stream.part_received_bytes >= self._limits.least_received_bytes:
+                stream.received_s, stream.part_received_bytes = self._output.now_s, 0
             if stream.body:
                 if type(stream.body) is bytes:
                     stream.body = bytearray(stream.body)
@@ -343,7 +385,6 @@ class FrameInput:
             else:
                 stream.body = data[at:stop]
             self._held.add(stream, stop - at)
-            stream.moved_s = self._output.now_s
         elif not flags & END_STREAM:
             self.spend()
         call = stream.call
@@ -354,8 +395,10 @@ class FrameInput:
             return
         if flags & END_STREAM:
             self._ended(stream)
-        else:
-            call.data_received()
+            return
+        call.data_received()
+        if not call.silent:
+            self._asked(stream)
 
     def _rst_stream(self, number: int, size: int) -> None:
         if size != 4:
@@ -367,6 +410,7 @@ class FrameInput:
         if stream is None:
             return
         self.share.add(-1)
+        self._unsilence(stream)
         self._held.release(stream)
         call, stream.call = stream.call, None
         stream.remote_ended = True
@@ -378,6 +422,7 @@ class FrameInput:
         """The output has ended a stream."""
         if self.streams.pop(stream.id, None) is not None:
             self.share.add(-1)
+            self._unsilence(stream)
             self._held.release(stream)
         stream.call = None
         stream.body = b""

@@ -48,10 +48,23 @@ class Http2Limits(msgspec.Struct, frozen=True, kw_only=True):
     header_timeout_s: float = 10.0
     """From the first frame of a header to its last: against slow-header attacks."""
     body_timeout_s: float = 30.0
-    """For each part of a request: without a byte for so long it is given up."""
+    """For each part of a message: as many bytes as `least_bytes_per_s` moves in this time, or the rest."""
+    least_bytes_per_s: int = KIB
+    """Of a client that sends a message or reads an answer, as HTTP/1.1 has it here."""
     idle_timeout_s: float = 600.0
-    """Without a stream and without a frame. Clients with keep-alive ping sooner; others connect again."""
+    """Without a request and without a frame. Clients with keep-alive ping sooner; others connect again."""
     write_timeout_s: float = 60.0
-    """How long a client may leave a full send buffer, or the whole of an answer, unread."""
+    """How long a client may leave a full send buffer or an answer unread, or a part of it: what `least_bytes_per_s`
+    moves in it."""
     linger_timeout_s: float = 5.0
     """After the last frame: time to read it before the connection is reset."""
+
+    @property
+    def least_received_bytes(self) -> float:
+        """Of a message, in `body_timeout_s`."""
+        return self.least_bytes_per_s * self.body_timeout_s
+
+    @property
+    def least_taken_bytes(self) -> float:
+        """Of answers, in `write_timeout_s`."""
+        return self.least_bytes_per_s * self.write_timeout_s

@@ -185,7 +185,7 @@ class FrameOutput:
         if stream.pending is None:
             stream.pending = deque()
         if not stream.pending:
-            stream.moved_s = self.now_s
+            stream.moved_s, stream.part_sent_bytes = self.now_s, 0
         stream.pending.append(memoryview(data) if len(data) > FRAME_BYTES else data)
         stream.pending_bytes += len(data)
         self._held.add(stream, len(data))
@@ -225,6 +225,7 @@ class FrameOutput:
         if stream.local_ended:
             return
         self._held.add(stream, -size_bytes)
+        stream.received_s, stream.part_received_bytes = self.now_s, 0  # what is behind it is another message
         stream.untold_bytes += size_bytes
         if stream.untold_bytes >= TELL_BYTES and not stream.remote_ended:
             more, stream.untold_bytes = stream.untold_bytes, 0
@@ -368,7 +369,9 @@ class FrameOutput:
             self.window -= size
             stream.send_window -= size
             stream.pending_bytes -= size
-            stream.moved_s = self.now_s
+            stream.part_sent_bytes += size
+            if stream.part_sent_bytes >= self._limits.least_taken_bytes:
+                stream.moved_s, stream.part_sent_bytes = self.now_s, 0
             self._held.add(stream, -size)
             self._write(_PACK(size >> 8, size & 0xFF, DATA, 0, stream.id) + data)
         if pending:

@@ -18,7 +18,12 @@ class StreamCall(Protocol):
 
     @property
     def lasting(self) -> bool:
-        """Whether the client may leave the stream open without sending: no time limit holds for its request."""
+        """Whether the client may be silent now: no part of a message is due, and no time limit holds for the answer."""
+        ...
+
+    @property
+    def silent(self) -> bool:
+        """Whether no whole message has come so far: such a stream makes room for others (`release`)."""
         ...
 
     def data_received(self) -> None:
@@ -30,7 +35,15 @@ class StreamCall(Protocol):
         ...
 
     def refuse(self, reason: str) -> None:
-        """Answer that too much is asked at once, or too slowly."""
+        """Answer that too much is asked at once."""
+        ...
+
+    def time_out(self, reason: str) -> None:
+        """Answer that the client sends too slowly."""
+        ...
+
+    def release(self, reason: str) -> None:
+        """End a call that is `silent`, so that its client may begin it again."""
         ...
 
     def stop(self) -> None:
@@ -52,9 +65,12 @@ class Http2Stream:
         "id",
         "local_ended",
         "moved_s",
+        "part_received_bytes",
+        "part_sent_bytes",
         "pending",
         "pending_bytes",
         "receive_window",
+        "received_s",
         "remote_ended",
         "send_window",
         "trailers",
@@ -82,8 +98,14 @@ class Http2Stream:
         self.remote_ended: bool = False
         self.local_ended: bool = False
         """Nothing more is sent: the answer is complete, or the stream was reset."""
+        self.received_s: float = now_s
+        """When the message that is under way began, or its last part had come (`Http2Limits.least_received_bytes`)."""
+        self.part_received_bytes: int = 0
+        """What has come of the next part."""
         self.moved_s: float = now_s
-        """When the client last sent or took a byte, as far as a time limit needs it."""
+        """When `pending` began to wait, or the client had taken the last part of it."""
+        self.part_sent_bytes: int = 0
+        """What it has taken of the next part."""
         self.waiter: asyncio.Future[None] | None = None
         """Done when `pending` is below the mark, or the stream is closed."""
 
@@ -125,17 +147,25 @@ class StreamShare:
     and each newcomer gets some, whatever the others hold.
     """
 
-    __slots__ = ("connections", "count", "network", "total")
+    __slots__ = ("connections", "count", "network", "silent", "total")
 
     def __init__(self, total: StreamTotal, network: str) -> None:
         self.total: StreamTotal = total
         self.network: str = network
         self.count: int = 0
         self.connections: int = 0
+        self.silent: dict[Http2Stream, None] = {}
+        """Those of them on which no whole message has come yet, the oldest first."""
 
     def is_full(self, limit: int) -> bool:
         """Whether no further stream may be opened, of `limit` in all."""
         return self.count >= limit - self.total.count
+
+    def make_room(self, now_s: float, reason: str) -> None:
+        """End the oldest silent stream, if it was silent at the last sweep (`now_s`): its message is not on its way."""
+        stream = next(iter(self.silent), None)
+        if stream is not None and stream.call is not None and stream.received_s < now_s:
+            stream.call.release(reason)
 
     def add(self, count: int) -> None:
         """Count more streams (or, if it is negative, less)."""

@@ -219,8 +219,21 @@ class UnaryGrpc:
             parts.observe(method, 0, self._began_s)
             self._output.respond(stream, RESPONSE_HEAD, message(encode(method.response, answer)), OK)
 
+    @property
+    def silent(self) -> bool:
+        return not self._stream.remote_ended
+
     def refuse(self, reason: str) -> None:
-        self._finished(None, EtcdError(RESOURCE_EXHAUSTED, f"etcdserver: {reason}"))
+        self._end(RESOURCE_EXHAUSTED, reason)
+
+    def time_out(self, reason: str) -> None:
+        self._end(DEADLINE_EXCEEDED, reason)
+
+    def release(self, reason: str) -> None:
+        self._end(UNAVAILABLE, reason)
+
+    def _end(self, code: int, reason: str) -> None:
+        self._finished(None, EtcdError(code, f"etcdserver: {reason}"))
         self.lost()
 
     def stop(self) -> None:
@@ -313,7 +326,6 @@ class StreamingGrpc:
         "_started",
         "_stream",
         "_task",
-        "lasting",
     )
 
     def __init__(
@@ -328,7 +340,6 @@ class StreamingGrpc:
         self._started = self._has_place = False
         self._inbox = Inbox(stream, output, known.method, idle=self._leave)
         self._begun = False
-        self.lasting: bool = True
         self._task: asyncio.Task[None] = parts.spawn(self._run(), known.method.name)
 
     async def _run(self) -> None:
@@ -392,8 +403,31 @@ class StreamingGrpc:
         else:
             self._inbox.wake()
 
+    @property
+    def lasting(self) -> bool:
+        """A client may open a stream of requests and ask later, or keep it without asking: etcd's do."""
+        stream = self._stream
+        if stream.remote_ended:
+            return True
+        if stream.body:
+            return _has_message(stream.body)
+        return self._started or self._known.method.takes_stream
+
+    @property
+    def silent(self) -> bool:
+        return not self._started
+
     def refuse(self, reason: str) -> None:
-        self._fail(EtcdError(RESOURCE_EXHAUSTED, f"etcdserver: {reason}"))
+        self._end(RESOURCE_EXHAUSTED, reason)
+
+    def time_out(self, reason: str) -> None:
+        self._end(DEADLINE_EXCEEDED, reason)
+
+    def release(self, reason: str) -> None:
+        self._end(UNAVAILABLE, reason)
+
+    def _end(self, code: int, reason: str) -> None:
+        self._fail(EtcdError(code, f"etcdserver: {reason}"))
         self._cancel()
 
     def stop(self) -> None:
