@@ -82,6 +82,10 @@ class Network(Protocol):
 BACKLOG: Final = 1024
 """Connections that the system holds until we take them. A whole cluster, or all clients, may come back at once."""
 
+ACCEPTS_A_TURN: Final = 32
+"""Connections that one turn of the event loop takes: about 3 ms. uvloop by itself takes one, so new connections would
+wait for seconds behind clients that keep the turns long. asyncio takes `BACKLOG`, so a burst would hold up the loop."""
+
 TLS_TIMEOUT_S: Final = 5.0
 """Seconds for a TLS handshake or its end: a client that connects and sends nothing is disconnected after this."""
 
@@ -139,12 +143,13 @@ class TcpNetwork:
         loop = asyncio.get_running_loop()
         try:
             found = await self._resolver.addresses(host, port)
+            accepted = _AcceptTurns(factory) if tls is None and not isinstance(loop, asyncio.BaseEventLoop) else None
             server = await loop.create_server(
-                factory,
+                factory if accepted is None else accepted.first,
                 list(dict.fromkeys(_numeric(address) for *_, address in found)),
                 port,
                 ssl=tls,
-                backlog=BACKLOG,
+                backlog=ACCEPTS_A_TURN if isinstance(loop, asyncio.BaseEventLoop) else BACKLOG,
                 # A restarted node must get its port back while connections of its last life are in TIME_WAIT.
                 reuse_address=True,
                 ssl_handshake_timeout=TLS_TIMEOUT_S if tls is not None else None,
@@ -155,7 +160,11 @@ class TcpNetwork:
             raise _listen_error(_why_no_socket(), f"{host}:{port}")
         for listening in server.sockets:
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
-        return _TcpListener(server)
+            with _same_socket(listening.fileno()) as same:
+                same.listen(BACKLOG)  # asyncio takes so many in a turn as it was told to let wait
+        if accepted is not None:
+            accepted.sockets = [_same_socket(listening.fileno()) for listening in server.sockets]
+        return _TcpListener(server, accepted)
 
     async def connect(
         self,
@@ -255,9 +264,61 @@ def _let_go(made: asyncio.Task[tuple[asyncio.Transport, asyncio.BaseProtocol]], 
         dialled.detach()
 
 
+def _same_socket(descriptor: int) -> socket.socket:
+    """A socket object of our own for a socket of the event loop."""
+    return socket.socket(fileno=os.dup(descriptor))
+
+
+class _AcceptTurns:
+    """Takes further connections in the turns in which uvloop takes one: `ACCEPTS_A_TURN` in all."""
+
+    def __init__(self, factory: ProtocolFactory) -> None:
+        self.sockets: list[socket.socket] = []
+        """The listening ones."""
+        self._factory = factory
+        self._loop = asyncio.get_running_loop()
+        self._scheduled = False
+        self._making: set[asyncio.Task[object]] = set()
+
+    def first(self) -> asyncio.BaseProtocol:
+        """The protocol of the connection that the event loop has taken by itself."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._take_others)
+        return self._factory()
+
+    def close(self) -> None:
+        """Take no more."""
+        for listening in self.sockets:
+            listening.close()
+        self.sockets.clear()
+
+    def _take_others(self) -> None:
+        self._scheduled = False
+        left = ACCEPTS_A_TURN - 1
+        for listening in self.sockets:
+            while left > 0 and self._take(listening):
+                left -= 1
+
+    def _take(self, listening: socket.socket) -> bool:
+        """Take one connection; False if none waits, or none can be taken: the event loop tells of that."""
+        try:
+            taken, _ = listening.accept()
+        except OSError:
+            return False
+        taken.setblocking(False)
+        making: asyncio.Task[tuple[asyncio.Transport, asyncio.BaseProtocol]]
+        making = self._loop.create_task(self._loop.connect_accepted_socket(self._factory, taken))
+        self._making.add(making)
+        making.add_done_callback(self._making.discard)
+        making.add_done_callback(lambda made: _let_go(made, taken))
+        return True
+
+
 class _TcpListener:
-    def __init__(self, server: asyncio.Server) -> None:
+    def __init__(self, server: asyncio.Server, accepted: _AcceptTurns | None) -> None:
         self._server = server
+        self._accepted = accepted
         host, port = server.sockets[0].getsockname()[:2]
         self._address = (str(host), int(port))
         forget_in_child(self)
@@ -278,6 +339,8 @@ class _TcpListener:
             for listening in self._server.sockets:
                 loop.remove_reader(listening.fileno())
             await asyncio.sleep(0)
+        if self._accepted is not None:
+            self._accepted.close()
         # Not `wait_closed`: from Python 3.12 on it waits for the open connections too.
         self._server.close()
         await asyncio.sleep(0)  # the loop gives up its socket
@@ -297,7 +360,7 @@ def _local_port(descriptor: int) -> int | None:
             return None
     except OSError:  # closed meanwhile
         return None
-    with socket.socket(fileno=os.dup(descriptor)) as looked_at:
+    with _same_socket(descriptor) as looked_at:
         if looked_at.family not in (socket.AF_INET, socket.AF_INET6) or looked_at.type != socket.SOCK_STREAM:
             return None
         return int(looked_at.getsockname()[1])
