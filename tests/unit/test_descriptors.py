@@ -122,14 +122,21 @@ async def test_logwriter_closed_without_a_descriptor_ends(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("soft", "wanted", "expected"),
-    [(1024, 10_000, 896), (100_000, 10_000, 10_000), (64, 10_000, 32), (resource.RLIM_INFINITY, 10_000, 10_000)],
+    ("soft", "wanted", "beside", "expected"),
+    [
+        (1024, 10_000, 0, 832),
+        (1024, 10_000, 96, 736),
+        (1024, 10_000, 352, 512),
+        (100_000, 10_000, 352, 10_000),
+        (64, 10_000, 96, 32),
+        (resource.RLIM_INFINITY, 10_000, 96, 10_000),
+    ],
 )
 def test_connection_limit_keeps_descriptors_for_files(
-    monkeypatch: pytest.MonkeyPatch, soft: int, wanted: int, expected: int
+    monkeypatch: pytest.MonkeyPatch, soft: int, wanted: int, beside: int, expected: int
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, soft))
-    assert descriptors.connection_limit(wanted) == expected
+    assert descriptors.connection_limit(wanted, beside) == expected
 
 
 def test_raise_limit_takes_what_the_process_may_have() -> None:

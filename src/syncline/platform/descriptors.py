@@ -14,8 +14,9 @@ __all__ = ["NO_DESCRIPTORS", "connection_limit", "raise_limit"]
 NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
 """Errors of the system if the process, or the whole machine, has no descriptor left."""
 
-KEPT: Final = 128
-"""Kept for files of the log and of snapshots, for connections of peers, and for what the program itself has open."""
+KEPT: Final = 192
+"""Kept for files of the log and of snapshots, for connections of peers (64 without a proof among them), and for what
+the program itself has open."""
 
 
 def raise_limit() -> None:
@@ -30,8 +31,11 @@ def raise_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def connection_limit(wanted: int) -> int:
-    """Return how many client connections fit: at most `wanted`, with descriptors kept for everything else."""
+def connection_limit(wanted: int, beside: int = 0) -> int:
+    """Return how many client connections fit: at most `wanted`, with descriptors kept for everything else.
+
+    `beside`: other connections of clients, which are not counted in it.
+    """
     try:
         import resource
     except ImportError:
@@ -39,4 +43,4 @@ def connection_limit(wanted: int) -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return wanted
-    return max(1, min(wanted, soft - min(KEPT, soft // 2)))
+    return max(1, min(wanted, soft - min(KEPT + beside, soft // 2)))

@@ -41,7 +41,7 @@ from syncline.server.http.observing import Observe
 from syncline.server.http.request import Request
 from syncline.server.http.response import TEXT, Respond, bare
 from syncline.server.http.server import HttpServer
-from syncline.server.http.tls import PROTOCOLS, client_certificate
+from syncline.server.http.tls import MAX_HANDSHAKES, PROTOCOLS, client_certificate
 from syncline.server.join import ask_members, find_members, is_new
 from syncline.server.metrics import Registry
 from syncline.server.process_metrics import add_process_metrics
@@ -117,7 +117,8 @@ class KvServer:
         await check_exposure(config)
         registry = Registry()
         limits = config.http_limits()
-        limits = msgspec.structs.replace(limits, max_connections=connection_limit(limits.max_connections))
+        beside = limits.vital_connections + limits.refused_connections + MAX_HANDSHAKES * bool(config.http_tls_cert)
+        limits = msgspec.structs.replace(limits, max_connections=connection_limit(limits.max_connections, beside))
         policy = await cross_site_policy(config)
         telemetry = HttpTelemetry(registry)
         tracing = _tracing(config, telemetry, world) if config.traces else None

@@ -43,7 +43,7 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-from syncline.server.http.dispatch import Dispatcher, too_many_connections
+from syncline.server.http.dispatch import Dispatcher, displaced, too_many_connections
 from syncline.server.http.input import Input
 from syncline.server.http.output import Output
 from syncline.server.http.parser import ENDED, IDLE, SLICE_BYTES, START, RequestReader
@@ -260,6 +260,14 @@ class HttpConnection(asyncio.Protocol):
         """Close a connection that `rests`."""
         assert self._link.transport is not None
         self._link.transport.close()
+
+    def is_unfinished(self, now_s: float) -> bool:
+        """Whether a request that has not come whole is all that is under way: it may be given up to make room."""
+        return self._time_limits.is_unfinished(now_s)
+
+    def displace(self) -> None:
+        """Give up a request that `is_unfinished`."""
+        self._refuse(displaced())
 
     def drain(self, *, idle: bool = True) -> None:
         """Close as soon as everything that was asked is answered: now if nothing is, and `idle`."""

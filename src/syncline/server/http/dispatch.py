@@ -24,7 +24,7 @@ from syncline.server.http.shared import Shared
 from syncline.server.http.shortcuts import FastLane
 from syncline.server.http.state import HeldBytes, Link, Slot, SlotQueue
 
-__all__ = ["Dispatcher", "too_many_connections"]
+__all__ = ["Dispatcher", "displaced", "too_many_connections"]
 
 logger: logging.Logger = logging.getLogger("syncline.server")
 
@@ -163,6 +163,12 @@ class Dispatcher:
 def too_many_connections() -> Response:
     """The answer above the limit of connections."""
     return problem(503, "overloaded", "too many connections; try again, or another node")
+
+
+def displaced() -> Response:
+    """The answer to an incomplete request whose connection makes room for another."""
+    text = "too many connections, and this request was still incomplete; nothing was done: try again, or another node"
+    return problem(503, "overloaded", text)
 
 
 def _handler_failed(slot: Slot, respond: Respond, error: Exception) -> None:

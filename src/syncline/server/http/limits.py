@@ -24,11 +24,14 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: int = 4 * MIB
     """A body, whole in memory before it is handled. Single routes may take less."""
     max_connections: int = 10_000
-    """Beyond it one that rests is closed for a new one; if none rests, the new one is told 503 and closed. Files and
-    peers need descriptors too."""
+    """Beyond it one that rests is closed for a new one, or one whose request is incomplete; if there is none, the new
+    one is told 503 and closed. Files and peers need descriptors too."""
     vital_connections: int = 32
     """Above `max_connections`, for health, metrics, version and status alone. A node whose
     connections are all watches is alive, and must not be restarted for want of an answer."""
+    refused_connections: int = 64
+    """Above both, those that are being told 503: the oldest is closed for another one. Each has a descriptor until its
+    client closes it, or `linger_timeout_s` has passed."""
     max_in_flight: int = 64
     """Requests of one connection that are being answered at a time; further pipelined ones wait unread."""
     max_held_bytes: int = 4 * MIB

@@ -36,8 +36,8 @@ _log = logging.getLogger("syncline.server.http")
 SWEEP_S: Final = 1.0
 """How often the time limits are enforced; also how exact the `Date` field is."""
 
-RESTING_LOOK: Final = 64
-"""Of so many connections one that rests is looked for when there are too many."""
+ROOM_LOOK: Final = 64
+"""Of so many connections one is looked for that makes room, when there are too many."""
 
 
 class ServedConnection(Protocol):
@@ -46,6 +46,10 @@ class ServedConnection(Protocol):
     def rests(self, now_s: float) -> bool: ...
 
     def close_resting(self) -> None: ...
+
+    def is_unfinished(self, now_s: float) -> bool: ...
+
+    def displace(self) -> None: ...
 
     def drain(self, *, idle: bool = True) -> None: ...
 
@@ -86,6 +90,11 @@ class HttpServer:
         """What the connections use of the server."""
         self._wall_time_s = wall_time_s
         self._connections: dict[ServedConnection, None] = {}
+        """All that are open."""
+        self._vital: dict[ServedConnection, None] = {}
+        """Those of them above the limit that are for health checks."""
+        self._refused: dict[ServedConnection, None] = {}
+        """Those that read why they are refused, the oldest first."""
         self._to_flush: list[FlushedOutput] = []
         self._listener: Listener | None = None
         self._door: TlsDoor | None = None
@@ -204,30 +213,54 @@ class HttpServer:
         self._notices.warn(f"tls {host}", f"closed the client at {host}:{port}", fault, self.shared.now_s)
 
     def _register(self, connection: HttpConnection) -> bool:
-        """Take a new connection; False if there are too many already, and none of them rests.
+        """Take a new connection; False if there are too many already, and none of them makes room.
 
         Some above the limit are for health checks, which come by connections of their own.
         """
-        limits, count = self.shared.limits, len(self._connections)
-        room = count < limits.max_connections or self._close_resting()
+        limits, count = self.shared.limits, len(self._connections) - len(self._vital) - len(self._refused)
+        room = count < limits.max_connections or self._make_room(self._connections)
         self._connections[connection] = None
-        if not room and count < limits.max_connections + limits.vital_connections:
+        if room:
+            return True
+        if len(self._vital) < limits.vital_connections or self._make_room(self._vital):
+            self._vital[connection] = None
             connection.limit_to_vital()
             return True
-        return room
+        self._refuses(connection)
+        return False
 
-    def _close_resting(self) -> bool:
-        """Close a connection that rests, the oldest first; whether there was one."""
-        for connection in tuple(itertools.islice(self._connections, RESTING_LOOK)):
-            if connection.rests(self.shared.now_s):
+    def _make_room(self, among: dict[ServedConnection, None]) -> bool:
+        """Close one that rests, or else one whose request is incomplete, the oldest first; whether there was one."""
+        now_s = self.shared.now_s
+        unfinished: ServedConnection | None = None
+        for connection in tuple(itertools.islice(among, ROOM_LOOK)):
+            if among is not self._vital and connection in self._vital:
+                pass  # its place is none of those that all have
+            elif connection.rests(now_s):
                 connection.close_resting()
                 return True
-            del self._connections[connection]  # to the end: the next look begins behind it
-            self._connections[connection] = None
-        return False
+            elif unfinished is None and connection.is_unfinished(now_s):
+                unfinished = connection
+            del among[connection]  # to the end: the next look begins behind it
+            among[connection] = None
+        if unfinished is not None:
+            self._refuses(unfinished)
+            unfinished.displace()
+        return unfinished is not None
+
+    def _refuses(self, connection: ServedConnection) -> None:
+        """A connection is being told that there is no room: the oldest such one has had the time to read it."""
+        if len(self._refused) >= self.shared.limits.refused_connections:
+            oldest = next(iter(self._refused))
+            del self._refused[oldest]
+            oldest.abort()
+        self._vital.pop(connection, None)
+        self._refused[connection] = None
 
     def _unregister(self, connection: ServedConnection) -> None:
         self._connections.pop(connection, None)
+        self._vital.pop(connection, None)
+        self._refused.pop(connection, None)
         if self._empty is not None and not self._connections and not self._empty.done():
             self._empty.set_result(None)
 

@@ -9,6 +9,7 @@ seen.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from syncline.server.api.errors import problem
@@ -53,6 +54,16 @@ class TimeLimits:
             return False
         return self._since_s < now_s and not link.write_paused
 
+    def is_unfinished(self, now_s: float) -> bool:
+        """Whether all that is under way is a request that has not come whole, and no part of it since the last sweep.
+
+        It may be given up to make room for another connection.
+        """
+        reader = self._reader
+        if reader.phase not in (HEADER, BODY) or self._queue.slots or self._link.transport is None:
+            return False
+        return self._since_s < now_s and self._progress == self._state(self._link.transport)
+
     def stalled_bytes(self) -> int:
         """What waits for a client that has read nothing since the last call; 0 if it reads, or nothing waits."""
         link = self._link
@@ -63,17 +74,12 @@ class TimeLimits:
 
     def sweep(self, now_s: float) -> None:
         """Enforce the time limits as of `now_s`."""
-        reader, link, limits = self._reader, self._link, self._limits
+        link, limits = self._link, self._limits
         transport = link.transport
         if transport is None:
             return
-        stuck = link.write_paused or transport.is_closing()
-        moved = _parts_read(limits, reader.wire_bytes)
-        if stuck:
-            moved = _parts_left(limits, transport.get_write_buffer_size())
-        busy = reader.phase == IDLE and bool(self._queue.slots)
-        lingering = link.stage == LINGERING
-        progress = (stuck, moved, busy, lingering, link.read_paused, reader.phase, reader.messages)
+        progress = self._state(transport)
+        stuck, lingering = progress[0], progress[3]
         if progress != self._progress:
             self._progress = progress
             self._since_s = now_s
@@ -87,6 +93,16 @@ class TimeLimits:
                 transport.abort()
         elif not (link.read_paused or link.unparsed):  # while this side does not read or parse, the client is not late
             self._check_input(waited_s)
+
+    def _state(self, transport: asyncio.Transport) -> tuple[object, ...]:
+        """All that changes when the client or this side goes on."""
+        reader, link, limits = self._reader, self._link, self._limits
+        stuck = link.write_paused or transport.is_closing()
+        moved = _parts_read(limits, reader.wire_bytes)
+        if stuck:
+            moved = _parts_left(limits, transport.get_write_buffer_size())
+        busy = reader.phase == IDLE and bool(self._queue.slots)
+        return (stuck, moved, busy, link.stage == LINGERING, link.read_paused, reader.phase, reader.messages)
 
     def _check_input(self, waited_s: float) -> None:
         limits, phase, transport = self._limits, self._reader.phase, self._link.transport

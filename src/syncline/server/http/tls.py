@@ -22,7 +22,7 @@ from syncline.platform.tls_accept import TlsAccept, TlsAware
 from syncline.server.api.errors import problem
 from syncline.transport.notices import Notices
 
-__all__ = ["PROTOCOLS", "TlsDoor", "client_certificate"]
+__all__ = ["MAX_HANDSHAKES", "PROTOCOLS", "TlsDoor", "client_certificate"]
 
 SETTINGS: Final = ("http_tls_cert", "http_tls_key")
 """How errors about the files begin."""

@@ -267,6 +267,15 @@ class Http2Connection(asyncio.Protocol):
         """Close a connection that `rests`."""
         self._close_idle(MADE_ROOM)
 
+    def is_unfinished(self, now_s: float) -> bool:
+        """Whether it has to be told that it makes room. None has: streams without a message are no reason."""
+        del now_s
+        return False
+
+    def displace(self) -> None:
+        """Never called: see `is_unfinished`."""
+        self.close_resting()
+
     def _close_idle(self, reason: str) -> None:
         """Close a connection on which nothing is asked."""
         for stream in tuple(self._input.streams.values()):
