@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 
+from syncline.server.http.limits import HttpLimits
 from syncline.server.http.server import HttpServer
 from syncline.server.http2.connection import Http2Connection
 from syncline.server.http2.frames import (
@@ -416,9 +417,10 @@ async def test_http2_idle_connection_is_closed_with_a_goaway() -> None:
 
 
 async def test_http2_resting_connection_makes_room_for_another() -> None:
-    wire = await raw()
+    wire = Http2Wire(http_limits=HttpLimits(max_connections=1))
+    await wire.settle()
     wire.advance(3)
-    assert wire.server._close_resting()
+    Http2Wire(server=wire.server)
     assert wire.transport.closed
 
 

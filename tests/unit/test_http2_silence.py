@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -10,8 +11,10 @@ from syncline.server.etcd.errors import DEADLINE_EXCEEDED, UNAVAILABLE
 from syncline.server.etcd.face import Send
 from syncline.server.etcd.messages import Message
 from syncline.server.etcd.protobuf import encode
+from syncline.server.http.input_turns import TURN_COST
 from syncline.server.http.limits import HttpLimits
-from syncline.server.http2.frames import CONTINUATION, HEADERS, PING, WINDOW_UPDATE, frame
+from syncline.server.http2.frames import CONTINUATION, GOAWAY, HEADERS, PING, WINDOW_UPDATE, frame
+from syncline.server.http2.input import END_COST
 from syncline.server.http2.limits import Http2Limits
 from tests.helpers.http2_wire import PUT, RANGE, WATCH, Http2Wire, framed, kind_of
 from tests.unit.test_grpc_calls import echo_watches
@@ -216,3 +219,36 @@ async def test_http2_answer_that_is_taken_in_drops_is_given_up() -> None:
     wire.send_raw(frame(PING, 0, 0, bytes(8)))
     await turns(wire)
     assert wire.of(PING)
+
+
+@pytest.mark.parametrize("fault", [False, True])
+async def test_http2_streams_of_a_lost_connection_end_some_a_turn(
+    caplog: pytest.LogCaptureFixture, fault: bool
+) -> None:
+    """Thousands of calls that are cancelled in one turn would hold up elections. Until then they count."""
+    wire = streaming_wire()
+    for _ in range(600):
+        wire.give(wire.open(WATCH), kind_of(WATCH), CREATE)
+    for _ in range(20):
+        await wire.settle()
+    wire.face.holds = True
+    wire.give(wire.open(PUT), kind_of(PUT), {"key": b"a"}, end=True)
+    await wire.settle()
+    assert len(wire.face.calls) == 601
+    if fault:
+        wire.send_raw(frame(PING, 0, 1, bytes(8)))
+    else:
+        wire.transport.abort()
+    wire.face.held[0]({}, None)
+    each: list[int] = []
+    while sum(each) < 600:
+        before = len(wire.face.cancelled)
+        await asyncio.sleep(0)
+        each.append(len(wire.face.cancelled) - before)
+    assert max(each) <= TURN_COST / END_COST
+    await wire.settle()
+    assert wire.held_bytes == 0
+    if fault:
+        assert wire.goaway is not None
+        assert wire.frames[-1][0] == GOAWAY
+        assert "can't be written" not in caplog.text, "nothing follows it"

@@ -237,6 +237,7 @@ class Http2Connection(asyncio.Protocol):
         link.stage = LINGERING
         self._output.control(goaway(last, code, reason))
         self._output.flush()
+        self._output.ended = True
         if transport.can_write_eof():
             try:
                 transport.write_eof()

@@ -51,7 +51,7 @@ from syncline.server.http2.limits import PAUSE_COST, Http2Limits
 from syncline.server.http2.output import FrameOutput
 from syncline.server.http2.streams import ConnectionBytes, Http2Stream, StreamShare
 
-__all__ = ["MADE_ROOM", "FrameInput", "OpenStream"]
+__all__ = ["END_COST", "MADE_ROOM", "FrameInput", "OpenStream"]
 
 OpenStream = Callable[[Http2Stream, RequestHead], None]
 """Gives a new stream to the application."""
@@ -64,6 +64,8 @@ MADE_ROOM: Final = (
 _UNPACK: Final = FRAME_HEAD.unpack_from
 _SETTINGS_COST: Final = 8
 """Of the budget, for each frame of settings: a client has reason to send one or two."""
+END_COST: Final = 8
+"""Of ending a stream whose connection is lost: its tasks are cancelled, each in a turn of its own."""
 _STREAMS_A_COST: Final = 32
 """Changing the windows of so many streams costs one more."""
 
@@ -428,14 +430,22 @@ class FrameInput:
         stream.body = b""
 
     def clear(self) -> None:
-        """The connection is lost: end all streams."""
+        """The connection has ended: end all streams, as many in a turn as it has room for.
+
+        All that a client may have open would take the event loop for a second. The others stay counted until then.
+        """
         self._rest, self._block = b"", None
-        for stream in tuple(self.streams.values()):
+        turns, streams = self._turns, self.streams
+        while streams and turns.left > 0:
+            turns.spend(END_COST)
+            stream = streams[next(iter(streams))]
             call = stream.call
             self._output.forget(stream)
             self.closed(stream)
             if call is not None:
                 call.lost()
+        if streams:
+            turns.wait(self.clear)
 
     # --- the connection
 

@@ -68,6 +68,7 @@ class FrameOutput:
         "_ready",
         "_turns",
         "_waiters",
+        "ended",
         "flush_scheduled",
         "initial_window",
         "now_s",
@@ -105,6 +106,8 @@ class FrameOutput:
         self._ready: dict[Http2Stream, None] = {}
         """Those of them whose own window is open, in their turn: they wait for the connection's, or for room."""
         self.flush_scheduled: bool = False
+        self.ended: bool = False
+        """The last frame was written."""
         self.window: int = FIRST_WINDOW
         """What the client takes on all streams together."""
         self.initial_window: int = FIRST_WINDOW
@@ -297,7 +300,8 @@ class FrameOutput:
     def flush(self) -> None:
         """Write what was made; then let streams go on that had to wait, and the reading."""
         link = self._link
-        if link.transport is None or link.transport.is_closing():
+        if link.transport is None or link.transport.is_closing() or self.ended:
+            self._parts.clear()
             return
         if self._parts:
             parts, self._parts = self._parts, []
