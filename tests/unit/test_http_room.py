@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from syncline.platform.network import Listener, TcpNetwork
 from syncline.server.http.limits import HttpLimits
+from syncline.server.http.server import SWEEP_PART
 from tests.helpers.http_wire import Wire, error_of, get, holding
 
 HALF = b"GET /a HTTP/1.1\r\nHo"
@@ -81,3 +85,52 @@ async def test_http_refused_connections_are_bounded() -> None:
     late = Wire(server=busy.server)
     assert not refused[-2].transport.aborted, "places of those that have left are free"
     assert not late.transport.aborted
+
+
+class NoNetwork(TcpNetwork):
+    """Listens on nothing: the connections of the test are in memory."""
+
+    async def listen(self, *_: object, **__: object) -> Listener:
+        return Closed()
+
+
+class Closed:
+    address = ("127.0.0.1", 0)
+
+    async def close(self) -> None:
+        return
+
+
+class Turns:
+    """Counts what is answered in each turn of the event loop."""
+
+    def __init__(self, all_of: int) -> None:
+        self.each: list[int] = []
+        self.done = asyncio.Event()
+        self._all_of = all_of
+        self._begins = True
+
+    def observe(self, _route: str, status: int, *_: object) -> None:
+        assert status == 408
+        if self._begins:
+            self._begins = False
+            self.each.append(0)
+            asyncio.get_running_loop().call_soon(self._end)
+        self.each[-1] += 1
+        if sum(self.each) == self._all_of:
+            self.done.set()
+
+    def _end(self) -> None:
+        self._begins = True
+
+
+async def test_http_connections_that_are_late_together_end_some_a_turn() -> None:
+    """Thousands may have come at the same moment. To end all of them in one turn would hold up elections."""
+    turns = Turns(3 * SWEEP_PART)
+    first = Wire(limits=HttpLimits(header_timeout_s=0.0), observe=turns.observe)
+    for wire in [first, *(Wire(server=first.server) for _ in range(3 * SWEEP_PART - 1))]:
+        wire.send(HALF)
+    await first.server.start(NoNetwork(), "127.0.0.1", 0)
+    await turns.done.wait()
+    assert max(turns.each) <= SWEEP_PART
+    await first.server.close(drain_s=0)
