@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from syncline.server.etcd.face import Send
 from syncline.server.etcd.messages import Message
 from syncline.server.http.input_turns import TURN_COST, InputTurns, input_cost, message_cost
-from syncline.server.http2.frames import DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, frame, settings
+from syncline.server.http2.frames import DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, RST_STREAM, frame, settings
 from syncline.server.http2.header_blocks import field
 from syncline.server.http2.limits import MAX_HEADER_FIELDS, Http2Limits
 from tests.helpers.http2_wire import RANGE, WATCH, Http2Wire, framed
@@ -85,6 +85,86 @@ async def test_http2_headers_of_many_fields_share_the_turns() -> None:
     assert read[0] <= 3, "one connection leaves room for others"
     await _turns(2_000)
     assert all(len(wire.of(3)) == 100 for wire in wires), "each header is answered in the end"
+
+
+def _open_streams(wire: Http2Wire) -> int:
+    return len(wire.transport.protocol._input.streams)  # type: ignore[attr-defined]
+
+
+async def _wires(count: int, path: str) -> list[Http2Wire]:
+    """Connections whose next block of this head costs nothing: they had it already."""
+    wires = [_wire()]
+    wires += [_wire(beside=wires[0]) for _ in range(count - 1)]
+    wires[0].face.streams[path] = echo_watches
+    for wire in wires:
+        wire.send_raw(frame(HEADERS, END_HEADERS, 1, _head(path)))
+        await _turns(6)
+    return wires
+
+
+async def test_http2_opened_streams_of_many_connections_share_the_turns() -> None:
+    """A stream without a message takes 100 us, most of it in its tasks: 2,000 were opened in one turn."""
+    wires = await _wires(20, WATCH)
+    flood = b"".join(frame(HEADERS, END_HEADERS, stream, _head(WATCH)) for stream in range(3, 503, 2))
+    for wire in wires:
+        wire.send_raw(flood)
+    opened = sum(_open_streams(wire) - 1 for wire in wires)
+    assert opened * 9 <= TURN_COST
+    await _turns(400)
+    assert all(_open_streams(wire) == 251 for wire in wires)
+
+
+async def test_grpc_calls_of_many_connections_share_the_turns() -> None:
+    """A read takes 60 us, with its answer: 1,000 were begun in one turn."""
+    wires = await _wires(20, RANGE)
+    asked = framed(b"\x0a\x01a")
+    flood = b"".join(
+        frame(HEADERS, END_HEADERS, stream, _head(RANGE)) + frame(DATA, END_STREAM, stream, asked)
+        for stream in range(3, 403, 2)
+    )
+    for wire in wires:
+        wire.send_raw(flood)
+    assert len(wires[0].face.calls) * 8 <= TURN_COST
+    await _turns(400)
+    assert len(wires[0].face.calls) == 20 * 200
+
+
+async def test_http2_resets_of_many_connections_share_the_turns() -> None:
+    """The tasks of each stream are cancelled."""
+    wires = await _wires(20, WATCH)
+    streams = range(3, 403, 2)
+    for wire in wires:
+        wire.send_raw(b"".join(frame(HEADERS, END_HEADERS, stream, _head(WATCH)) for stream in streams))
+    await _turns(400)
+    for wire in wires:
+        wire.send_raw(b"".join(frame(RST_STREAM, 0, stream, bytes(4)) for stream in streams))
+    ended = sum(201 - _open_streams(wire) for wire in wires)
+    assert ended * 8 <= TURN_COST
+    await _turns(400)
+    assert all(_open_streams(wire) == 1 for wire in wires)
+
+
+async def test_grpc_messages_of_many_streams_share_the_turns() -> None:
+    """A short message costs nothing by its bytes, but what it asks for does: 150 us for a watch."""
+    wires = await _wires(20, WATCH)
+    taken: list[int] = []
+
+    async def count(inbox: AsyncIterator[Message], send: Send) -> None:
+        del send
+        async for _ in inbox:
+            taken.append(1)
+
+    wires[0].face.streams[WATCH] = count
+    streams = range(3, 403, 2)
+    for wire in wires:
+        wire.send_raw(b"".join(frame(HEADERS, END_HEADERS, stream, _head(WATCH)) for stream in streams))
+    await _turns(400)
+    for wire in wires:
+        wire.send_raw(b"".join(frame(DATA, 0, stream, framed(b"\x0a\x00")) for stream in streams))
+    await _turns(3)
+    assert len(taken) * 12 <= 3 * TURN_COST
+    await _turns(400)
+    assert len(taken) == 20 * 200
 
 
 async def test_http2_header_of_too_many_fields_ends_the_connection() -> None:

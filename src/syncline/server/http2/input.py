@@ -49,7 +49,7 @@ from syncline.server.http2.frames import (
 from syncline.server.http2.header_blocks import HeaderDecoder, RequestHead
 from syncline.server.http2.limits import PAUSE_COST, Http2Limits
 from syncline.server.http2.output import FrameOutput
-from syncline.server.http2.streams import ConnectionBytes, Http2Stream, StreamShare
+from syncline.server.http2.streams import ConnectionBytes, Http2Stream, StreamCall, StreamShare
 
 __all__ = ["END_COST", "MADE_ROOM", "FrameInput", "OpenStream"]
 
@@ -65,7 +65,7 @@ _UNPACK: Final = FRAME_HEAD.unpack_from
 _SETTINGS_COST: Final = 8
 """Of the budget, for each frame of settings: a client has reason to send one or two."""
 END_COST: Final = 8
-"""Of ending a stream whose connection is lost: its tasks are cancelled, each in a turn of its own."""
+"""Of ending a stream that its client has not ended: its tasks are cancelled, each in a turn of its own."""
 _STREAMS_A_COST: Final = 32
 """Changing the windows of so many streams costs one more."""
 
@@ -222,7 +222,11 @@ class FrameInput:
             return
         call = stream.call
         self._output.reset(stream, code)
+        self._call_lost(call)
+
+    def _call_lost(self, call: StreamCall | None) -> None:
         if call is not None:
+            self._cost += END_COST
             call.lost()
 
     def _frame(self, kind: int, flags: int, number: int, data: bytes, at: int, stop: int) -> None:
@@ -308,6 +312,7 @@ class FrameInput:
             return
         output, most = self._output, self._limits.max_total_streams
         if self.share.is_full(most):
+            self._cost += END_COST
             self.share.make_room(output.now_s, MADE_ROOM)
         if len(self.streams) >= self._limits.max_streams or self.share.is_full(most):
             raise StreamFault(REFUSED_STREAM)
@@ -323,8 +328,10 @@ class FrameInput:
             self.silent += 1
             self.share.silent[stream] = None
         self._open(stream, head)
-        if flags & END_STREAM and stream.call is not None:
-            stream.call.ended()
+        if stream.call is not None:
+            self._cost += stream.call.opening_cost
+        if flags & END_STREAM:
+            self._call_ended(stream)
 
     def _client_trailers(self, stream: Http2Stream, flags: int) -> None:
         if stream.remote_ended:
@@ -337,9 +344,12 @@ class FrameInput:
         """The client has sent all: what it has sent is decoded now."""
         stream.remote_ended = True
         self._asked(stream)
-        if stream.call is not None:
-            self._cost += message_cost(len(stream.body))
-            stream.call.ended()
+        self._call_ended(stream)
+
+    def _call_ended(self, stream: Http2Stream) -> None:
+        if (call := stream.call) is not None:
+            self._cost += message_cost(len(stream.body)) + call.asking_cost
+            call.ended()
 
     def _asked(self, stream: Http2Stream) -> None:
         """A whole message has come, or there will be none."""
@@ -417,8 +427,7 @@ class FrameInput:
         call, stream.call = stream.call, None
         stream.remote_ended = True
         self._output.forget(stream)
-        if call is not None:
-            call.lost()
+        self._call_lost(call)
 
     def closed(self, stream: Http2Stream) -> None:
         """The output has ended a stream."""

@@ -17,6 +17,16 @@ class StreamCall(Protocol):
     """The application's part of one stream. Called on the event loop, while the stream is open."""
 
     @property
+    def opening_cost(self) -> int:
+        """What it has taken of the turn to open it, with all that follows without a message (`InputTurns`)."""
+        ...
+
+    @property
+    def asking_cost(self) -> int:
+        """What `ended` takes of the turn, with the answer, beside the bytes of the message."""
+        ...
+
+    @property
     def lasting(self) -> bool:
         """Whether the client may be silent now: no part of a message is due, and no time limit holds for the answer."""
         ...

@@ -38,6 +38,13 @@ __all__ = ["CallParts", "Face", "CallHead", "StreamingGrpc", "UnaryGrpc"]
 MESSAGE_BYTES: Final = 400
 """What a message takes beside its keys and values: a dict and some numbers."""
 
+UNARY_COST: Final = 8
+"""Of a turn (`InputTurns`), to carry out a call with one message and one answer: a read takes 60 us, a write 100."""
+WAITING_COST: Final = 32
+"""The same if it waits for other clients: it has tasks, and a lock or an election writes."""
+STREAM_COST: Final = 10
+"""To open a stream of messages: its tasks begin before the first one."""
+
 UNCOUNTED_BYTES: Final = 256
 """A request of this size takes some KiB as a message, and no more."""
 
@@ -152,6 +159,14 @@ class UnaryGrpc:
         self._task: asyncio.Task[None] | None = None
         self._checked = self._has_place = False
         self.lasting: bool = False
+
+    @property
+    def opening_cost(self) -> int:
+        return 0
+
+    @property
+    def asking_cost(self) -> int:
+        return WAITING_COST if self._known.waits else UNARY_COST
 
     def data_received(self) -> None:
         if self._checked or len(self._stream.body) < PREFIX_BYTES:
@@ -341,6 +356,14 @@ class StreamingGrpc:
         self._inbox = Inbox(stream, output, known.method, idle=self._leave)
         self._begun = False
         self._task: asyncio.Task[None] = parts.spawn(self._run(), known.method.name)
+
+    @property
+    def opening_cost(self) -> int:
+        return STREAM_COST
+
+    @property
+    def asking_cost(self) -> int:
+        return 0  # each message has its own, when it is taken
 
     async def _run(self) -> None:
         known = self._known
