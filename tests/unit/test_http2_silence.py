@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 
 import pytest
@@ -170,6 +171,47 @@ async def test_http2_silent_connection_makes_room_for_another(asked: bool) -> No
     if not asked:
         assert wire.views[stream].status == UNAVAILABLE
         assert "had no request so far: open it again when there is one" in wire.views[stream].text
+
+
+async def test_http2_closing_connection_makes_no_room_again() -> None:
+    """Each newcomer of a turn was told that the same connection made room: so there were more than the limit."""
+    limits = HttpLimits(max_connections=2, vital_connections=0)
+    wire = streaming_wire(http_limits=limits)
+    other = Http2Wire(server=wire.server)
+    for resting in (wire, other):
+        resting.face.streams[WATCH] = echo_watches
+        resting.open(WATCH)
+        await resting.settle()
+    wire.advance(1, step=1)
+    wire.advance(1, step=1)
+    for resting in (wire, other):
+        resting.transport.reads_all = False  # a close takes until the next turn, or longer
+    newcomers = [Http2Wire(server=wire.server) for _ in range(4)]
+    for resting in (wire, other):
+        assert resting.transport.closing
+        resting.transport.take(1 << 20)
+    refused = [newcomer for newcomer in newcomers if b"503" in b"".join(newcomer.transport.written)[:16]]
+    assert refused == newcomers[2:]
+
+
+async def test_http2_streams_of_a_resting_connection_end_some_a_turn() -> None:
+    """A newcomer's place was made by 2,000 calls that were ended in one turn: that held up elections."""
+    wire = streaming_wire(http_limits=HttpLimits(max_connections=1))
+    streams = [wire.open(WATCH) for _ in range(600)]
+    for _ in range(20):
+        await wire.settle()
+    wire.advance(1, step=1)
+    wire.advance(1, step=1)
+    Http2Wire(server=wire.server)
+    connection = wire.transport.protocol
+    left = [600]
+    while left[-1]:
+        left.append(len(connection._input.streams))  # type: ignore[attr-defined]
+        await asyncio.sleep(0)
+    assert max(before - after for before, after in itertools.pairwise(left)) <= TURN_COST / END_COST
+    await wire.settle()
+    assert {wire.views[stream].status for stream in streams} == {UNAVAILABLE}
+    assert wire.transport.closed
 
 
 async def test_http2_oldest_silent_stream_makes_room_for_a_new_one() -> None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -40,10 +41,10 @@ from syncline.server.http2.frames import (
     settings,
 )
 from syncline.server.http2.header_blocks import RequestHead
-from syncline.server.http2.input import MADE_ROOM, FrameInput
+from syncline.server.http2.input import END_COST, MADE_ROOM, FrameInput
 from syncline.server.http2.limits import Http2Limits
 from syncline.server.http2.output import FIRST_WINDOW, FrameOutput
-from syncline.server.http2.streams import Application, ConnectionBytes, Http2Stream, StreamTotal
+from syncline.server.http2.streams import Application, ConnectionBytes, Http2Stream, StreamCall, StreamTotal
 
 __all__ = ["Http2Connection", "Http2Shared"]
 
@@ -101,6 +102,7 @@ class Http2Connection(asyncio.Protocol):
         "_limits",
         "_linger_left",
         "_link",
+        "_makes_room",
         "_output",
         "_progress",
         "_requests",
@@ -133,7 +135,7 @@ class Http2Connection(asyncio.Protocol):
         self._input = FrameInput(limits, link, held, self._output, self._open, shared.turns)
         self._address = ""
         self._linger_left = LINGER_BYTES
-        self._waits_for_turn = False
+        self._waits_for_turn = self._makes_room = False
         self._since_s = self._rests_since_s = now_s
         self._requests = 0
         """Those that had come at the last sweep."""
@@ -262,7 +264,10 @@ class Http2Connection(asyncio.Protocol):
 
         Pings do not change that, and neither do streams without a message.
         """
-        return self._input.is_idle and self._rests_since_s < now_s and not self._link.write_paused
+        link, input_ = self._link, self._input
+        if self._makes_room or input_.draining or link.stage == LINGERING:
+            return False  # it is closed already
+        return input_.is_idle and self._rests_since_s < now_s and not link.write_paused
 
     def close_resting(self) -> None:
         """Close a connection that `rests`."""
@@ -279,10 +284,10 @@ class Http2Connection(asyncio.Protocol):
 
     def _close_idle(self, reason: str) -> None:
         """Close a connection on which nothing is asked."""
-        for stream in tuple(self._input.streams.values()):
-            if stream.call is not None:
-                stream.call.release(reason)
-        self.drain()
+        if not self._makes_room:
+            self._makes_room = True
+            streams = deque(self._input.streams.values())
+            self._end_calls(streams, lambda call: call.release(reason), self.drain)
 
     def drain(self, *, idle: bool = True) -> None:
         """End as soon as everything that was asked is answered. Calls without an end of their own are ended."""
@@ -292,11 +297,23 @@ class Http2Connection(asyncio.Protocol):
         if not input_.draining:
             input_.draining = True
             self._output.control(goaway(input_.last_stream, NO_ERROR, "this node stops or makes room"))
-            for stream in tuple(input_.streams.values()):
-                if stream.call is not None:
-                    stream.call.stop()
+            self._end_calls(deque(input_.streams.values()), lambda call: call.stop(), lambda: None)
         if idle and not input_.streams:
             self._close()
+
+    def _end_calls(
+        self, streams: deque[Http2Stream], end: Callable[[StreamCall], None], ended: Callable[[], None]
+    ) -> None:
+        """End the calls of these streams, as many in a turn as it has room for; then call `ended`."""
+        turns = self._shared.turns
+        while streams and turns.left > 0:
+            if (call := streams.popleft().call) is not None:
+                turns.spend(END_COST)
+                end(call)
+        if streams:
+            turns.wait(lambda: self._end_calls(streams, end, ended))
+        else:
+            ended()
 
     def abort(self) -> None:
         """Close at once, whatever is under way."""
