@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import ssl
 
 import pytest
 
 from syncline.platform.tls import NotTls, new_context
-from syncline.platform.tls_accept import TlsAccept, TlsAware
+from syncline.platform.tls_accept import TURN_S, HandshakeTurns, TlsAccept, TlsAware
+from syncline.server.http.tls import MAX_HANDSHAKES, MAX_HANDSHAKES_PER_HOST, TlsDoor
 from tests.unit.test_server_app import TLS_FILES
 
 TIMEOUT_S = 5.0
@@ -20,10 +22,11 @@ LARGE = bytes(range(256)) * 200
 class Socket(asyncio.Transport):
     """The TCP transport under TLS: it keeps what is written."""
 
-    def __init__(self) -> None:
-        super().__init__({"peername": ("127.0.0.1", 4711)})
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        super().__init__({"peername": (host, 4711)})
         self.written = bytearray()
         self.ended = ""
+        self.reading = True
         self.aborted = asyncio.Event()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -34,6 +37,14 @@ class Socket(asyncio.Transport):
         taken = bytes(self.written)
         self.written.clear()
         return taken
+
+    def pause_reading(self) -> None:
+        assert self.reading
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        assert not self.reading
+        self.reading = True
 
     def is_closing(self) -> bool:
         return self.ended in {"closed", "aborted"}
@@ -81,7 +92,13 @@ class Owner(TlsAware):
 class Ends:
     """Both ends of one connection. `step` is how many bytes the server gets at once."""
 
-    def __init__(self, *, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3, step: int = 1 << 20) -> None:
+    def __init__(
+        self,
+        *,
+        version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+        step: int = 1 << 20,
+        turns: HandshakeTurns | None = None,
+    ) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(TLS_FILES / "node1.pem", TLS_FILES / "node1.key")
         context.options |= ssl.OP_NO_RENEGOTIATION
@@ -89,7 +106,9 @@ class Ends:
         trusting.check_hostname = False
         trusting.minimum_version = trusting.maximum_version = version
         self.socket, self.owner, self.step = Socket(), Owner(), step
-        self.server = TlsAccept(self.owner, new_context(context, server_side=True), TIMEOUT_S, lambda first: b"no TLS")
+        turns = turns or HandshakeTurns(clock=lambda: 0.0)
+        tls = new_context(context, server_side=True)
+        self.server = TlsAccept(self.owner, tls, TIMEOUT_S, turns, lambda first: b"no TLS")
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.client = trusting.wrap_bio(self.incoming, self.outgoing)
         self.server.connection_made(self.socket)
@@ -142,6 +161,49 @@ async def test_accepted_tls_carries_both_ways(version: ssl.TLSVersion, step: int
     assert bytes(ends.owner.received) == LARGE, "after the close nothing is given to the owner"
     ends.server.connection_lost(None)
     assert ends.owner.notes == ["begins", "made", "lost"]
+
+
+def greet(ends: Ends) -> None:
+    with contextlib.suppress(ssl.SSLWantReadError):
+        ends.client.do_handshake()
+    ends.send()
+
+
+async def test_accepted_tls_handshakes_of_many_clients_share_the_turns() -> None:
+    """256 of one turn took 0.3 s, and with a key of RSA and 4,096 bits 2 s: a leader would have lost its term."""
+    ticks = itertools.count()
+    turns = HandshakeTurns(clock=lambda: next(ticks) * TURN_S / 2)  # one takes half a turn
+    clients = [Ends(turns=turns) for _ in range(7)]
+    for ends in clients:
+        greet(ends)
+    answered = []
+    for _ in range(4):
+        answered.append(sum(bool(ends.socket.written) for ends in clients))
+        assert all(ends.socket.reading is bool(ends.socket.written) for ends in clients), "the others wait unread"
+        await asyncio.sleep(0)
+    assert answered == [2, 4, 6, 7]
+    for ends in clients:
+        ends.incoming.write(ends.socket.taken())
+        ends.client.do_handshake()
+        ends.client.write(b"request")
+        ends.send()
+    for _ in range(4):
+        await asyncio.sleep(0)
+    assert all(ends.owner.notes == ["begins", "made"] for ends in clients)
+    assert all(ends.owner.received == b"request" for ends in clients)
+
+
+async def test_accepted_tls_that_ends_while_it_waits_takes_no_turn() -> None:
+    ticks = itertools.count()
+    turns = HandshakeTurns(clock=lambda: next(ticks) * TURN_S)
+    first, left, last = (Ends(turns=turns) for _ in range(3))
+    for ends in (first, left, last):
+        greet(ends)
+    left.server.abort()
+    left.server.connection_lost(None)
+    await asyncio.sleep(0)
+    assert (bool(left.socket.written), bool(last.socket.written)) == (False, True)
+    assert left.owner.notes == ["begins", "failed"]
 
 
 async def test_accepted_tls_gives_what_came_with_the_end_of_the_handshake() -> None:
@@ -221,9 +283,31 @@ async def test_accepted_connection_that_is_lost_in_the_handshake_has_failed() ->
 
 async def test_accepted_connection_that_is_silent_ends_after_its_time() -> None:
     socket, owner = Socket(), Owner()
-    silent = TlsAccept(owner, new_context(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), server_side=True), 0.001)
+    silent = TlsAccept(
+        owner, new_context(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), server_side=True), 0.001, HandshakeTurns()
+    )
     silent.connection_made(socket)
     await socket.aborted.wait()
     silent.connection_lost(None)
     assert owner.notes == ["begins", "failed"]
     assert "took longer than 0.001 s" in str(owner.error)
+
+
+async def test_tls_door_flood_of_one_host_ends_handshakes_of_its_own() -> None:
+    """Handshakes wait for their turn: a flood would have ended those of others before they had it."""
+    door = TlsDoor(new_context(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), server_side=True), asyncio.Protocol)
+
+    def dial(host: str) -> Socket:
+        socket = Socket(host)
+        door.accept().connection_made(socket)
+        return socket
+
+    own = [dial("10.0.0.1") for _ in range(MAX_HANDSHAKES_PER_HOST)]
+    other = dial("10.0.0.2")
+    own += [dial("10.0.0.1") for _ in range(2 * MAX_HANDSHAKES)]
+    assert [socket.ended for socket in own] == ["aborted"] * 2 * MAX_HANDSHAKES + [""] * MAX_HANDSHAKES_PER_HOST
+    assert not other.ended
+    many = [dial(f"10.0.1.{number}") for number in range(MAX_HANDSHAKES - MAX_HANDSHAKES_PER_HOST - 1)]
+    assert not any(socket.ended for socket in many)
+    dial("10.0.0.3")
+    assert other.ended == "aborted", "the oldest of all makes room"

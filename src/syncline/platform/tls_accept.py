@@ -7,6 +7,9 @@ requests of a hundred bytes their TLS costs as much as all the rest. So this is 
 
     socket ── data_received ──> incoming ──> OpenSSL ──> data_received of the owner
     socket <── write ───────── outgoing <── OpenSSL <── write of the owner
+
+A handshake takes a millisecond or two, with a key of RSA and 4,096 bits eight. Hundreds of clients may begin theirs in
+the same turn of the event loop. So a turn has a budget for all of a port; the other handshakes wait for a later one.
 """
 
 from __future__ import annotations
@@ -14,13 +17,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Final, cast
 
 from syncline.platform.tls import ALERT_TIMEOUT_S, RECORD_BYTES, NotTls, TlsContext, begins_as_tls, is_alert
+from syncline.platform.turn_budget import TurnBudget
 
-__all__ = ["TlsAccept", "TlsAware"]
+__all__ = ["HandshakeTurns", "TlsAccept", "TlsAware"]
+
+TURN_S: Final = 0.01
+"""Of handshakes in one turn of the event loop, and what the last one took: elections are timed in hundreds of
+milliseconds."""
+COST_S: Final = 1e-5
+"""What 1 of the budget stands for."""
 
 HANDSHAKE: Final = 0
 OPEN: Final = 1
@@ -40,22 +51,45 @@ class TlsAware(asyncio.Protocol):
         """The handshake failed: `connection_made` and `connection_lost` are not called."""
 
 
+class HandshakeTurns(TurnBudget):
+    """The budget of the handshakes of one port. `clock` gives the processor time of this thread, in seconds."""
+
+    __slots__ = ("clock",)
+
+    def __init__(self, clock: Callable[[], float] = time.thread_time) -> None:
+        super().__init__(round(TURN_S / COST_S))
+        self.clock: Callable[[], float] = clock
+
+    def took(self, seconds: float) -> None:
+        """A part of a handshake has taken this time."""
+        self.spend(1 + round(seconds / COST_S))
+
+
 class TlsAccept(asyncio.Protocol, asyncio.Transport):
     """One accepted connection: the protocol of its TCP transport, and the transport of its owner `inner`.
 
-    `answer` makes the last bytes for an end that speaks no TLS, from its first bytes.
+    `turns` is shared by the connections of one port. `answer` makes the last bytes for an end that speaks no TLS, from
+    its first bytes.
 
     The contexts of `tls` must forbid renegotiation (`ssl.OP_NO_RENEGOTIATION`): a write never waits for a read.
     """
 
     def __init__(
-        self, inner: TlsAware, tls: TlsContext, timeout_s: float, answer: Callable[[bytes], bytes] | None = None
+        self,
+        inner: TlsAware,
+        tls: TlsContext,
+        timeout_s: float,
+        turns: HandshakeTurns,
+        answer: Callable[[bytes], bytes] | None = None,
     ) -> None:
         asyncio.Transport.__init__(self)
         self._owner = inner
         self._inner: asyncio.Protocol = inner
         self._tls = tls
         self._timeout_s = timeout_s
+        self._turns = turns
+        self._early = b""
+        """What has come of the handshake and waits for its turn. Meanwhile nothing is read."""
         self._answer = answer
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
@@ -83,7 +117,12 @@ class TlsAccept(asyncio.Protocol, asyncio.Transport):
             if not self._closing:
                 self._read(data)
         elif self._stage == HANDSHAKE and not self._raw.is_closing():
-            self._shake_hands(data)
+            if self._turns.left > 0:
+                self._shake_hands_now(data)
+            else:
+                self._early = data
+                self._raw.pause_reading()
+                self._turns.wait(self._go_on)
 
     def eof_received(self) -> bool:
         """The other end has closed its side, with or without the end of TLS. There is no half-closed TLS."""
@@ -110,6 +149,20 @@ class TlsAccept(asyncio.Protocol, asyncio.Transport):
             self._inner.resume_writing()
 
     # --- the handshake
+
+    def _go_on(self) -> None:
+        data, self._early = self._early, b""
+        if self._stage == HANDSHAKE and not self._raw.is_closing():
+            self._raw.resume_reading()
+            self._shake_hands_now(data)
+
+    def _shake_hands_now(self, data: bytes) -> None:
+        clock = self._turns.clock
+        began_s = clock()
+        try:
+            self._shake_hands(data)
+        finally:
+            self._turns.took(clock() - began_s)
 
     def _shake_hands(self, data: bytes) -> None:
         if not self._looked and not begins_as_tls(data):

@@ -14,7 +14,7 @@ import random
 from syncline.consensus.types import Message, NodeId
 from syncline.errors import ConfigError, FrameError, TransportError, UsageError
 from syncline.platform.network import TLS_TIMEOUT_S, Listener, Network
-from syncline.platform.tls_accept import TlsAccept
+from syncline.platform.tls_accept import HandshakeTurns, TlsAccept
 from syncline.transport.authentication import PeerAuthentication
 from syncline.transport.candidates import dialable, with_real_port
 from syncline.transport.connection import Connection
@@ -68,6 +68,7 @@ class Transport:
         self._loop = asyncio.get_running_loop()
         self._notices = Notices()
         facts = facts or NodeFacts(incarnation=rng.getrandbits(63))
+        self._handshakes = HandshakeTurns()
         self._certificate = peer_certificate(tls, node_id, facts.name) if tls is not None else None
         policy, authentication = policy or PeerPolicy(), authentication or PeerAuthentication()
         self._dialler = Dialler(
@@ -370,7 +371,7 @@ class Transport:
             self._notices.warn("overflow", "closed a new connection", fault, self._loop.time())
             connection.reset("too many connections")
         if self._certificate is not None:
-            return TlsAccept(connection, self._certificate.server, TLS_TIMEOUT_S, answer_without_tls)
+            return TlsAccept(connection, self._certificate.server, TLS_TIMEOUT_S, self._handshakes, answer_without_tls)
         return connection
 
     def _admit(self, connection: Connection, hello: Hello) -> None:

@@ -7,10 +7,9 @@ is spent, the others wait in their order.
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
-from collections.abc import Callable
 from typing import Final
+
+from syncline.platform.turn_budget import TurnBudget
 
 __all__ = ["InputTurns", "input_cost", "message_cost"]
 
@@ -42,65 +41,10 @@ def input_cost(size_bytes: int, requests: int, *, is_body: bool) -> int:
     return requests * REQUEST_COST + size_bytes // (BODY_BYTES_A_COST if is_body else HEAD_BYTES_A_COST)
 
 
-class InputTurns:
-    """The budget of the present turn, and what waits for a later one, in its order. Everything runs on the event loop.
+class InputTurns(TurnBudget):
+    """The budget of what is read."""
 
-    turns.spend(1)
-    if turns.left <= 0:
-        turns.wait(self._go_on)     # called in a later turn, which has room
-    """
-
-    __slots__ = ("_left", "_scheduled", "_waiting")
+    __slots__ = ()
 
     def __init__(self) -> None:
-        self._left = TURN_COST
-        self._scheduled = False
-        self._waiting: deque[tuple[Callable[[], None], int]] = deque()
-
-    @property
-    def left(self) -> int:
-        """What may still be spent in this turn: nothing, if it is not above 0."""
-        return self._left
-
-    def spend(self, cost: int) -> None:
-        """Something was read, or is about to be."""
-        self._left -= cost
-        self._schedule()
-
-    def wait(self, go_on: Callable[[], None], cost: int = 0) -> None:
-        """Call `go_on` in a later turn. `cost` is taken from that turn's budget before the call."""
-        self._waiting.append((go_on, cost))
-        self._schedule()
-
-    async def read(self, cost: int) -> None:
-        """Spend this cost, after all that waits if there is no room."""
-        if self._left > 0:
-            self.spend(cost)
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def go_on() -> None:
-            if not turn.done():  # else its caller was cancelled
-                turn.set_result(None)
-
-        self.wait(go_on, cost)
-        await turn
-
-    def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._turn)
-
-    def _turn(self) -> None:
-        """A turn begins: its budget is whole, and those that have waited come first."""
-        self._scheduled = False
-        self._left = TURN_COST
-        waiting = self._waiting
-        for _ in range(len(waiting)):
-            if self._left <= 0:
-                break
-            go_on, cost = waiting.popleft()
-            self._left -= cost
-            go_on()
-        if waiting or self._left < TURN_COST:
-            self._schedule()
+        super().__init__(TURN_COST)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -18,9 +17,11 @@ from syncline.platform.certificates import authorities_end_s, load_authorities, 
 from syncline.platform.live_certificate import LiveCertificate, LoadedCertificate
 from syncline.platform.network import TLS_TIMEOUT_S
 from syncline.platform.tls import NotTls, TlsContext, describe_tls_failure
-from syncline.platform.tls_accept import TlsAccept, TlsAware
+from syncline.platform.tls_accept import HandshakeTurns, TlsAccept, TlsAware
 from syncline.server.api.errors import problem
+from syncline.server.http.networks import network_of
 from syncline.transport.notices import Notices
+from syncline.transport.unproven import Unproven
 
 __all__ = ["MAX_HANDSHAKES", "PROTOCOLS", "TlsDoor", "client_certificate"]
 
@@ -29,6 +30,9 @@ SETTINGS: Final = ("http_tls_cert", "http_tls_key")
 
 MAX_HANDSHAKES: Final = 256
 """Handshakes under way. When another one begins, the oldest is ended: silent clients lock none out."""
+MAX_HANDSHAKES_PER_HOST: Final = 128
+"""The same of one address, or network of IPv6. Handshakes that have come whole wait for their turn: a flood of them
+from one host ends its own, and those of others get their turn behind it."""
 
 _log = logging.getLogger("syncline.server.http")
 
@@ -70,12 +74,15 @@ class TlsDoor:
         self._tls = tls
         self._connection = connection
         self._notices = Notices(_log, logging.INFO)  # a client's mistake is no fault of the server
-        self._under_way: OrderedDict[_Entering, asyncio.Transport] = OrderedDict()
+        self._turns = HandshakeTurns()
+        self._under_way: dict[_Entering, asyncio.Transport] = {}
+        self._bounded: Unproven[_Entering] = Unproven(MAX_HANDSHAKES, MAX_HANDSHAKES_PER_HOST)
+        """Those under way that are not being ended."""
         self._closing: asyncio.Future[None] | None = None
 
     def accept(self) -> asyncio.Protocol:
         """The protocol for a new connection."""
-        return TlsAccept(_Entering(self), self._tls, TLS_TIMEOUT_S, _refusal)
+        return TlsAccept(_Entering(self), self._tls, TLS_TIMEOUT_S, self._turns, _refusal)
 
     async def close(self) -> None:
         """End the handshakes under way."""
@@ -86,8 +93,10 @@ class TlsDoor:
             await self._closing
 
     def begins(self, entering: _Entering, transport: asyncio.Transport) -> None:
-        if len(self._under_way) >= MAX_HANDSHAKES:
-            _, oldest = self._under_way.popitem(last=False)
+        remote = entering.remote
+        host = network_of(str(remote[0])) if isinstance(remote, tuple) and remote else ""
+        displaced = self._bounded.add(entering, host)
+        if displaced is not None and (oldest := self._under_way.pop(displaced, None)) is not None:
             oldest.abort()
         self._under_way[entering] = transport
         if self._closing is not None:
@@ -95,6 +104,7 @@ class TlsDoor:
 
     def ends(self, entering: _Entering) -> None:
         self._under_way.pop(entering, None)
+        self._bounded.discard(entering)
         if self._closing is not None and not self._under_way and not self._closing.done():
             self._closing.set_result(None)
 
@@ -117,17 +127,18 @@ class _Entering(TlsAware):
 
     def __init__(self, door: TlsDoor) -> None:
         self._door = door
-        self._remote: object = None
+        self.remote: object = None
+        """The client's address, as the transport has it."""
         self._taken: asyncio.Protocol | None = None
 
     def tls_begins(self, transport: asyncio.Transport) -> None:
-        self._remote = transport.get_extra_info("peername")
+        self.remote = transport.get_extra_info("peername")
         self._door.begins(self, transport)
 
     def tls_failed(self, error: Exception | None) -> None:
         self._door.ends(self)
         if isinstance(error, ssl.SSLError):
-            self._door.tell(self._remote, error)
+            self._door.tell(self.remote, error)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._door.ends(self)
