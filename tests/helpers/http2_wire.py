@@ -59,6 +59,7 @@ class FakeFace:
         self.calls: list[tuple[str, Message, EtcdCaller]] = []
         self.held: list[Finished] = []
         self.holds = False
+        self.prepared = True
         self.answers: dict[str, Callable[[Message], Message]] = {}
         self.streams: dict[str, Callable[[AsyncIterator[Message], Send], Awaitable[None]]] = {}
         self.cancelled: list[str] = []
@@ -73,6 +74,10 @@ class FakeFace:
         self.cancelled.append(name)
         async with self._changed:
             self._changed.notify_all()
+
+    def is_prepared(self, method: Method, caller: EtcdCaller) -> bool:
+        del method, caller
+        return self.prepared
 
     def start(self, method: Method, request: Message, caller: EtcdCaller, finished: Finished) -> None:
         self.calls.append((method.name, request, caller))

@@ -129,6 +129,20 @@ async def test_grpc_calls_of_many_connections_share_the_turns() -> None:
     assert len(wires[0].face.calls) == 20 * 200
 
 
+async def test_grpc_calls_with_unknown_tokens_cost_more_of_a_turn() -> None:
+    """Each needs a look for its user, and a confirmed read before it is refused."""
+    for path, ends in ((RANGE, END_STREAM), (WATCH, 0)):
+        wires = await _wires(20, path)
+        wires[0].face.prepared = False
+        flood = b"".join(frame(HEADERS, END_HEADERS | ends, stream, _head(path)) for stream in range(3, 403, 2))
+        for wire in wires:
+            wire.send_raw(flood)
+        read = sum((wire.transport.protocol._input.last_stream - 1) // 2 for wire in wires)  # type: ignore[attr-defined]
+        assert read * 32 <= TURN_COST + 40
+        await _turns(800)
+        assert all(wire.transport.protocol._input.last_stream == 401 for wire in wires)  # type: ignore[attr-defined]
+
+
 async def test_http2_resets_of_many_connections_share_the_turns() -> None:
     """The tasks of each stream are cancelled."""
     wires = await _wires(20, WATCH)

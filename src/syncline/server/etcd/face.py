@@ -176,7 +176,7 @@ class EtcdFace:
                 answered.set_result(answer)
 
         try:
-            if not self._is_prepared(method, caller):
+            if not self.is_prepared(method, caller):
                 await self._prepare(method, caller)
         except Exception as error:
             raise etcd_error(error) from error
@@ -198,8 +198,8 @@ class EtcdFace:
 
         return noted
 
-    def _is_prepared(self, method: Method, caller: EtcdCaller) -> bool:
-        """Whether nothing must be waited for before the call: most calls."""
+    def is_prepared(self, method: Method, caller: EtcdCaller) -> bool:
+        """Whether nothing must be found out or waited for before the call: most calls. It sets the caller's user."""
         admission, first = self._admission, self._first
         needs_user = admission is not None and admission.needed and method.name not in OPEN_METHODS
         if needs_user and admission is not None and not admission.known(caller):
@@ -216,7 +216,7 @@ class EtcdFace:
 
     def start(self, method: Method, request: Message, caller: EtcdCaller, finished: Finished) -> None:
         """`call` for a caller without a task: `finished` gets the answer or the error, now or later."""
-        if not self._is_prepared(method, caller):
+        if not self.is_prepared(method, caller):
             self._tasks.spawn(self._start_later(method, request, caller, finished), name=method.name)
             return
         self._start_counted(method, request, caller, finished)
@@ -266,7 +266,7 @@ class EtcdFace:
         if call is None:
             raise _unknown(method)
         try:
-            if not self._is_prepared(method, caller):
+            if not self.is_prepared(method, caller):
                 await self._prepare(method, caller)
             await call(inbox, send, caller)
         except Exception as error:
