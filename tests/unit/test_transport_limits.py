@@ -7,6 +7,7 @@ import asyncio
 import msgspec
 
 from syncline.consensus.types import Message
+from syncline.transport.inbound import MESSAGES_A_TURN
 from syncline.transport.messages import DIGEST_BYTES, DigestReport
 from syncline.transport.wire import MAX_BATCH_REPORTS, Batch
 from tests.helpers.transport import (
@@ -136,6 +137,24 @@ class TestLimits:
                 peer = await RawEnd.enter(first.address, sender=2, to=1)
                 await peer.closed_by_other_end()
                 assert any("no sign of life" in line for line in nodes.watch.lines)
+
+        run(scenario())
+
+    def test_link_flood_of_messages_shares_the_turns(self, run: Run) -> None:
+        """A broken member sends without an end: a turn of 10,000 messages cost the leader its term."""
+
+        async def scenario() -> None:
+            async with cluster() as nodes:
+                first, handler = await nodes.add(1)
+                end = await RawEnd.enter(first.address, sender=2, to=1)
+                count = 20 * MESSAGES_A_TURN
+                for start in range(0, count, 1_000):
+                    numbers = range(start, min(start + 1_000, count))
+                    end.write(Batch([heartbeat(2, 1, commit=number) for number in numbers]))
+                messages = await handler.received(count)
+                assert [message.commit for message in messages] == list(range(count)), "none is lost, in their order"
+                assert max(len(items) for _, items in handler.calls) <= MESSAGES_A_TURN
+                await end.close()
 
         run(scenario())
 
