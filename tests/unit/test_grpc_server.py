@@ -6,6 +6,8 @@ import asyncio
 import io
 import logging
 import ssl
+import subprocess
+import sys
 from importlib import util
 from pathlib import Path
 
@@ -126,6 +128,17 @@ async def test_grpc_that_is_not_offered_is_explained_to_client_and_log(
         assert why.encode() in caught.value.args[0]
         assert why in caplog.text
         channel.close()
+
+
+def test_grpc_offered_imports_its_package_before_a_client_comes() -> None:
+    """The import takes 0.2 s on a slow machine: the first client's connection took that from the event loop."""
+    code = (
+        "import sys; from syncline.server.etcd.grpc.offer import offer_grpc;"
+        " from syncline.server.http.server import HttpServer; before = 'hpack' in sys.modules;"
+        " offer_grpc(HttpServer(lambda *_: None), observe=lambda *_: None); print(before, 'hpack' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "False True\n"
 
 
 async def test_grpc_server_stops_with_streams_open(tmp_path: Path) -> None:
