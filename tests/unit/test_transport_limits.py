@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import msgspec
+import pytest
 
 from syncline.consensus.types import Message
+from syncline.transport.handshake import Purpose
 from syncline.transport.inbound import MESSAGES_A_TURN
 from syncline.transport.messages import DIGEST_BYTES, DigestReport
 from syncline.transport.wire import MAX_BATCH_REPORTS, Batch
@@ -137,6 +139,28 @@ class TestLimits:
                 peer = await RawEnd.enter(first.address, sender=2, to=1)
                 await peer.closed_by_other_end()
                 assert any("no sign of life" in line for line in nodes.watch.lines)
+
+        run(scenario())
+
+    @pytest.mark.parametrize(
+        ("purpose", "line"),
+        [
+            (Purpose.MESSAGES, "link from node 0000000000000002"),
+            (Purpose.SNAPSHOT, "snapshot from node 0000000000000002"),
+        ],
+    )
+    def test_links_opened_and_closed_in_a_loop_do_not_fill_the_log(self, run: Run, purpose: Purpose, line: str) -> None:
+        """A broken member wrote 64 KB of the log in a second, one line for each connection."""
+
+        async def scenario() -> None:
+            async with cluster() as nodes:
+                first, _ = await nodes.add(1)
+                for _ in range(40):
+                    await (await RawEnd.enter(first.address, sender=2, to=1, purpose=purpose)).close()
+                end = await RawEnd.enter(first.address, sender=2, to=1)
+                told = [told for told in nodes.watch.lines if line in told]
+                assert 1 <= len(told) <= 10
+                await end.close()
 
         run(scenario())
 

@@ -30,14 +30,21 @@ class Notices:
 
     def warn(self, key: str, subject: str, fault: str, now_s: float) -> None:
         """Log "subject: fault", unless `fault` was logged for `key` lately. `subject` may differ each time (a port)."""
+        self._tell(self._level, key, subject, fault, now_s)
+
+    def inform(self, key: str, subject: str, fact: str, now_s: float) -> None:
+        """The same for what is no fault, but may come without an end. Use other keys than for faults."""
+        self._tell(logging.INFO, key, subject, fact, now_s)
+
+    def _tell(self, level: int, key: str, subject: str, fault: str, now_s: float) -> None:
         last, said_s, held_back = self._said.pop(key, ("", -REPEAT_S, 0))
         if now_s - said_s < (REPEAT_S if last == fault else CHANGE_S):
             self._said[key] = (last, said_s, held_back + 1)
             return
         if held_back:
-            self._log.log(self._level, "%s: %s (%d like it before)", subject, fault, held_back)
+            self._log.log(level, "%s: %s (%d like it before)", subject, fault, held_back)
         else:
-            self._log.log(self._level, "%s: %s", subject, fault)
+            self._log.log(level, "%s: %s", subject, fault)
         self._said[key] = (fault, now_s, 0)
         while len(self._said) > MAX_KEYS:
             self._said.popitem(last=False)

@@ -23,7 +23,7 @@ from syncline.transport.handshake import Hello, NodeFacts, Purpose, answer_witho
 from syncline.transport.inbound import Acceptor, Admission, Counters, IncomingLink
 from syncline.transport.limits import TransportLimits
 from syncline.transport.messages import OutgoingSnapshot, PeerAddress, PeerHandler, PeerMessage, PeerStats
-from syncline.transport.notices import LOGGER, Notices
+from syncline.transport.notices import Notices
 from syncline.transport.outbound import PeerLink, State
 from syncline.transport.policy import PeerPolicy
 from syncline.transport.snapshot_stream.protocol import Offer, SnapshotStream
@@ -461,7 +461,8 @@ class Transport:
             subject = f"link from {self._dialler.label(link.sender)}"
             self._notices.warn(f"frame {link.sender}", subject, reason, self._loop.time())
         else:
-            LOGGER.info("link from node %016x at %s ended: %s", link.sender, link.connection.remote, reason)
+            subject = f"link from node {link.sender:016x} at {link.connection.remote} ended"
+            self._notices.inform(f"ended {link.sender}", subject, reason, self._loop.time())
         if held.get(link.sender) is link:
             self._note_received(link)
             del held[link.sender]

@@ -12,7 +12,7 @@ from syncline.consensus.types import NodeId
 from syncline.errors import FrameError, SynclineError
 from syncline.transport.limits import TransportLimits
 from syncline.transport.messages import IncomingSnapshot, PeerHandler
-from syncline.transport.notices import LOGGER, Notices
+from syncline.transport.notices import Notices
 from syncline.transport.snapshot_stream.protocol import (
     Accept,
     Ack,
@@ -77,7 +77,8 @@ class SnapshotReceiver:
                 await self._outlast(previous, "the sender started again")
             await self._receive()
         except StreamInterrupted as error:
-            LOGGER.info("snapshot from node %016x interrupted at byte %d: %s", self._sender, self._received, error)
+            subject = f"snapshot from node {self._sender:016x} interrupted at byte {self._received}"
+            self._notices.inform(f"interrupted {self._sender}", subject, str(error), self._loop.time())
         except FrameError as error:
             self.bad_frames += 1
             self._warn(str(error))
