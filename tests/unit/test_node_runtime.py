@@ -221,11 +221,8 @@ async def test_a_condition_and_a_taken_name_are_judged_by_the_leader(tmp_path: P
 async def test_a_stalled_disk_is_told_once(tmp_path: Path) -> None:
     async with leading(tmp_path) as (raft, driver, _):
         watch = raft.events(DiskSlow)
-        driver.parts.writer.oldest_s = lambda: 60.0  # type: ignore[method-assign]
-        for _ in range(3):
-            driver._yield_if_disk_stalls()
-        driver.parts.writer.oldest_s = lambda: 0.0  # type: ignore[method-assign]
-        driver._yield_if_disk_stalls()
+        for stalled_s in (60.0, 60.0, 60.0, 0.0):
+            driver._yield_if_disk_stalls(stalled_s)
         await raft.close()
         assert len([event async for event in watch]) == 1
 

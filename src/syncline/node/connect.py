@@ -13,6 +13,7 @@ from syncline.node.changes import ChangeCallbacks, ChangeParts, Changes
 from syncline.node.components import Parts
 from syncline.node.delivery import delivering
 from syncline.node.digests import DigestCallbacks, Digests
+from syncline.node.disk_stall import DiskStall
 from syncline.node.first_election import FirstElection
 from syncline.node.forwarding import Forwarding, ForwardingCallbacks
 from syncline.node.lost_promises import Promises
@@ -54,6 +55,7 @@ def connect(driver: Driver, parts: Parts) -> None:
     )
     driver.stages = StageTimes(parts.writer.now_s)
     driver.first_election = FirstElection(core, lambda peer: transport.directory_of(peer) is not None)
+    driver.disk_stall = DiskStall(parts.writer.now_s, parts.writer.oldest_s)
     driver.settlement = Settlement(core, book, parts.writer, send=transport.send, changed=driver.running.wake)
     driver.promises = Promises(
         core,

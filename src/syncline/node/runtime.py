@@ -36,6 +36,7 @@ from syncline.node.components import Parts
 from syncline.node.config import Config
 from syncline.node.delivery import Deliver
 from syncline.node.digests import Digests
+from syncline.node.disk_stall import DiskStall
 from syncline.node.envelope import DATA, MEMBERSHIP
 from syncline.node.events import DiskSlow, Event, Events, LeaderChanged, NodeStopped, PeerDown, PeerUp, RoleChanged
 from syncline.node.examination import Examined, examine_forward
@@ -101,6 +102,7 @@ class Driver:
     proposer: Proposer
     snapshotter: Snapshotter
     pacing: AppendPacing
+    disk_stall: DiskStall
     digests: Digests
     stages: StageTimes
     forwarding: Forwarding
@@ -252,9 +254,10 @@ class Driver:
         self.parts.disk_watch.tick()
         self.pacing.tick()
         self.proposer.drop_ended()
+        stalled_s = self.disk_stall.look(self.config.heartbeat_s)
         if self.core.state is StateType.LEADER:
             self.leader_contact_s = now
-            self._yield_if_disk_stalls()
+            self._yield_if_disk_stalls(stalled_s)
         self.node_log.tick()
         self.stages.growth.sample(now, self.core.last_index, self.parts.writer.written_bytes)
         self.recovery_barrier.tick()
@@ -264,8 +267,7 @@ class Driver:
         self.digests.tick()
         self.parts.idle_sessions.tick()
 
-    def _yield_if_disk_stalls(self) -> None:
-        stalled_s = self.parts.writer.oldest_s()
+    def _yield_if_disk_stalls(self, stalled_s: float) -> None:
         if stalled_s < self.config.election_s:
             self._stall_told = False
             return
