@@ -1,6 +1,5 @@
 """What holds for all tests."""
 
-import asyncio
 import gc
 import os
 import signal
@@ -13,6 +12,7 @@ from hypothesis import settings
 
 from tests.conformance.corpus import corpus_folder, missing_text, traces_in
 from tests.helpers.async_tests import LoopFactory, call_test
+from tests.helpers.steady_loop import new_steady_loop
 
 FILE_LIMIT_S = 600.0
 """Processor time of one file's tests and of the programs that they start: ten times what the longest file takes. It is
@@ -70,7 +70,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return call_test(pyfuncitem)
 
 
-@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.fixture(params=[new_steady_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 def loop_factory(request: pytest.FixtureRequest) -> LoopFactory:
     """For `usefixtures`: the test runs on a loop of asyncio, and again on one of uvloop."""
     factory: LoopFactory = request.param

@@ -16,6 +16,8 @@ from typing import Any, TypeVar, cast
 
 import pytest
 
+from tests.helpers.steady_loop import new_steady_loop
+
 Result = TypeVar("Result")
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -53,12 +55,12 @@ def deadline_of(item: pytest.Function) -> float:
 def run(
     work: Coroutine[Any, Any, Result], *, timeout_s: float = DEADLINE_S, loop_factory: LoopFactory | None = None
 ) -> Result:
-    """Run a coroutine to its end on a new event loop.
+    """Run a coroutine to its end on a new event loop: that of `steady_loop`, if no other is given.
 
     Raises:
         AssertionError: It was not done at its deadline. The text says where it waited.
     """
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
+    with asyncio.Runner(loop_factory=loop_factory or new_steady_loop) as runner:
         return runner.run(_until_deadline(work, timeout_s))
 
 

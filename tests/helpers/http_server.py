@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 import msgspec
 
 from syncline.platform.network import Listener, ProtocolFactory
+from tests.helpers.steady_loop import new_steady_loop
 
 JsonValue = object
 
@@ -300,7 +301,7 @@ def _holds(request: HttpRequest, current: int) -> bool:
 def in_thread(*handlers: Handler) -> Iterator[list[HttpDouble]]:
     """Doubles on a loop and thread of their own: for tests of code that runs a loop itself."""
     doubles = [HttpDouble(handler) for handler in handlers]
-    loop = asyncio.new_event_loop()
+    loop = new_steady_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     try:

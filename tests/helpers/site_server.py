@@ -12,6 +12,7 @@ from syncline.platform.network import TcpNetwork
 from syncline.server.api.site import Site
 from syncline.server.http.server import HttpServer
 from tests.helpers.kv_node import FakeBackend
+from tests.helpers.steady_loop import new_steady_loop
 
 LIMIT_S = 10.0
 
@@ -45,7 +46,7 @@ class SiteServer:
 @contextmanager
 def site_in_thread() -> Iterator[SiteServer]:
     """A server on a loop and thread of its own: for tests of code that runs a loop itself."""
-    loop = asyncio.new_event_loop()
+    loop = new_steady_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     server = SiteServer()

@@ -30,6 +30,7 @@ from syncline.transport.messages import IncomingSnapshot, PeerMessage
 from syncline.transport.peers import Transport
 from syncline.transport.policy import PeerPolicy
 from syncline.transport.wire import Batch, FrameDecoder, encode_frame
+from tests.helpers.steady_loop import new_steady_loop
 
 CLUSTER = 0xC1
 QUICK = TransportLimits(
@@ -77,7 +78,7 @@ def runner(loop_name: str) -> Run:
             async with asyncio.timeout(DEADLINE_S):
                 await work
 
-        factory = uvloop.new_event_loop if loop_name == "uvloop" else asyncio.new_event_loop
+        factory = uvloop.new_event_loop if loop_name == "uvloop" else new_steady_loop
         with asyncio.Runner(loop_factory=factory) as loops:
             loops.run(bounded())
 
