@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,6 +74,26 @@ async def test_leader_with_a_hanging_sync_transfers_and_recovers(
             flusher.release()
         await leader.barrier()
         assert nodes.machine(leader).items == [b"before", b"during", b"after"]
+
+
+async def test_pause_of_the_process_is_no_hanging_sync(tmp_path: Path, flushers: dict[str, SomeFlusher]) -> None:
+    """The process stood still in a sync: the leader took its disk for slow, and transferred its leadership."""
+    async with cluster(tmp_path) as nodes:
+        await nodes.announced()
+        leader = await nodes.leader()
+        told = leader.events(DiskSlow)
+        flusher, ticks = flushers[leader.config.name], leader._driver.reconfiguration
+        flusher.hangs = True
+        written = leader.apply(b"x", timeout=20.0)
+        await until(leader, lambda: leader.stats().log_waits_s > 0)
+        time.sleep(2 * leader.config.election_s)  # noqa: ASYNC251 - as a machine that does not run the process
+        seen = ticks._ticks
+        await until(leader, lambda: ticks._ticks > seen)
+        flusher.release()
+        await written
+        assert leader.is_leader
+        await leader.close()
+        assert [event async for event in told] == []
 
 
 async def test_failed_sync_stops_the_node_and_acknowledges_nothing(

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from pathlib import Path
-
 from syncline.node.disk_stall import MAX_PAUSES, DiskStall
-from syncline.node.events import DiskSlow
-from tests.helpers.node_cluster import cluster, until
 
 TICK_S = 0.1
 
@@ -67,22 +61,3 @@ def test_disk_stall_remembers_a_bounded_number_of_pauses() -> None:
     for _ in range(MAX_PAUSES + 5):
         bench.look(1.0)
     assert len(bench.stall._pauses) == MAX_PAUSES
-
-
-async def test_disk_stall_does_not_follow_from_a_pause_of_the_process(tmp_path: Path) -> None:
-    """Three nodes stood still with a write under way: the leader took its disk for slow, and another one led."""
-    async with cluster(tmp_path) as nodes:
-        await nodes.announced()
-        leader = await nodes.leader()
-        told = leader.events(DiskSlow)
-        for _ in range(3):
-            written = leader.apply(b"x", timeout=20.0)
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-            time.sleep(2 * leader.config.election_s)  # noqa: ASYNC251 - as a machine that does not run the process
-            await written
-        ticks = leader._driver.reconfiguration._ticks + 5
-        await until(leader, lambda: leader._driver.reconfiguration._ticks >= ticks)
-        assert leader.is_leader
-        await leader.close()
-        assert [event async for event in told] == []
