@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -91,11 +92,24 @@ class RunningProgram:
     def kill(self) -> None:
         self.send(signal.SIGKILL)
 
+    async def pause(self) -> float:
+        """Stop it where it is; the moment from which on it surely does not run."""
+        self.send(signal.SIGSTOP)
+        async with asyncio.timeout(DEADLINE_S):
+            while not _is_stopped(self.process.pid):  # noqa: ASYNC110 - the kernel tells nobody but a waiting parent
+                await asyncio.sleep(0.001)
+        return time.monotonic()
+
     async def ended(self, deadline_s: float = DEADLINE_S) -> int:
         """Wait for its end; its exit status."""
         async with asyncio.timeout(deadline_s):
             await asyncio.gather(*self._readers)
             return await self.process.wait()
+
+
+def _is_stopped(pid: int) -> bool:
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return file.read().rsplit(b")", 1)[1].split()[0] == b"T"
 
 
 def _parsed(line: bytes) -> Said:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
@@ -28,6 +29,7 @@ class Terminal:
         self.process = process
         self.text = ""
         self._keyboard = keyboard
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def types(self, keys: str) -> None:
         os.write(self._keyboard, keys.encode())
@@ -62,7 +64,8 @@ class Terminal:
         while self.process.poll() is None:
             assert time.monotonic() < deadline_s, f"it does not end: {self.text!r}"
             self._read()
-        self._read()
+        while self._read():  # a terminal gives what is left in parts
+            pass
         return self.process.wait()
 
     def lets_type(self) -> bool:
@@ -70,12 +73,16 @@ class Terminal:
         flags = termios.tcgetattr(self._keyboard)[3]
         return bool(flags & termios.ECHO and flags & termios.ICANON)
 
-    def _read(self) -> None:
-        if select.select([self._keyboard], [], [], 0.1)[0]:
-            try:
-                self.text += os.read(self._keyboard, 65536).decode("utf-8", "replace")
-            except OSError:
-                return  # the process has closed its end
+    def _read(self) -> bool:
+        """Take what is shown within a moment; whether there was anything."""
+        if not select.select([self._keyboard], [], [], 0.1)[0]:
+            return False
+        try:
+            shown = os.read(self._keyboard, 65536)
+        except OSError:
+            return False  # the process has closed its end
+        self.text += self._decoder.decode(shown)
+        return bool(shown)
 
 
 @contextmanager

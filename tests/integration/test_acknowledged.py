@@ -95,18 +95,17 @@ async def test_a_reader_elsewhere_sees_an_acknowledged_write_at_once(tmp_path: P
 
 @pytest.mark.deadline(60.0)
 async def test_writes_go_on_without_a_minority_and_end_in_time_without_a_quorum(tmp_path: Path) -> None:
-    async with running_cluster(str(tmp_path)) as cluster:
-        first, second = await cluster.followers()
+    """The leader leads still when the second write comes, on a slow machine too: so its log holds that write."""
+    async with running_cluster(str(tmp_path), election_s="5") as cluster:
         leader = await cluster.leader()
+        first, second = [node for node in cluster.nodes if node is not leader]
         first.kill()
         async with leader.client() as client:
             await client.put("k", "with two of three")
             second.kill()
-            loop = asyncio.get_running_loop()
-            begun_s = loop.time()
             with pytest.raises(OperationError) as caught:
-                await client.put("k", "with one of three", timeout=1.0)
-            assert loop.time() - begun_s < 2.0
+                async with asyncio.timeout(4.0):  # without its own deadline it would take 5 s
+                    await client.put("k", "with one of three", timeout=1.0)
             assert caught.value.outcome is Outcome.UNKNOWN
             found = await client.get("k", consistency="stale")
             assert found is not None

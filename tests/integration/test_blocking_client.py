@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import os
 import signal
 import textwrap
 import threading
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -97,16 +97,26 @@ def test_client_survives_the_kill_of_the_leader(kv: Client, syncline_cluster: Pr
     assert value_of(kv, "a") == b"2"
 
 
+def interrupt_when_waiting(url: str) -> None:
+    """Send SIGINT to this process once the node has a proposal that nothing answers."""
+    while True:
+        with urllib.request.urlopen(f"{url}/metrics", timeout=DEADLINE_S) as answer:
+            if b"\nsyncline_server_proposals_pending 1" in answer.read():
+                break
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
 def test_client_interrupt_ends_a_call_that_waits(kv: Client, syncline_cluster: ProcessCluster) -> None:
     """Two of three nodes are away, so that the call waits. The client serves on."""
     rest = Client(syncline_cluster.endpoints[0], timeout=DEADLINE_S)
     rest.status()
     for node in (1, 2):
         syncline_cluster.pause(node)
-    asks = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    asks = threading.Thread(target=interrupt_when_waiting, args=(syncline_cluster.endpoints[0],))
     asks.start()
     with pytest.raises(KeyboardInterrupt):
         rest.put("a", "1")
+    asks.join(DEADLINE_S)
     for node in (1, 2):
         syncline_cluster.resume(node)
     rest.put("a", "2", idempotent=True)

@@ -140,6 +140,6 @@ async def test_space_is_asked_for_beside_the_loop_at_intervals(tmp_path: Path) -
         driver = raft._driver
         ticks = 30
         end_s = driver.loop.time() + ticks * driver.config.heartbeat_s
-        await until(raft, lambda: driver.loop.time() > end_s)
+        await until(raft, lambda: driver.loop.time() > end_s and "space" in disk.beside)
         assert "space" not in disk.on_loop
-        assert 1 <= disk.beside.count("space") <= ticks / 5
+        assert disk.beside.count("space") <= ticks / 5
