@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.conformance.corpus import corpus_folder, missing_text, traces_in
 from tests.helpers.async_tests import LoopFactory, call_test
@@ -22,7 +22,10 @@ own (`timeout` in `pyproject.toml`)."""
 _began: dict[Path, float] = {}
 """The processor time of this process when the first test of each file began."""
 
-settings.register_profile("syncline", deadline=None)  # a busy machine is no error
+SLOW = [HealthCheck.too_slow]
+"""It counts the time on a clock in which examples are drawn, and a process that is stopped draws none."""
+
+settings.register_profile("syncline", deadline=None, suppress_health_check=SLOW)  # a busy machine is no error
 settings.load_profile("syncline")
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and so would every command that they start.

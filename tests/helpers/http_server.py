@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import socket
 import ssl
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -17,6 +16,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 import msgspec
 
 from syncline.platform.network import Listener, ProtocolFactory
+from tests.helpers.ports import free_block
 from tests.helpers.steady_loop import new_steady_loop
 
 JsonValue = object
@@ -317,10 +317,8 @@ def in_thread(*handlers: Handler) -> Iterator[list[HttpDouble]]:
 
 
 def refused_url() -> str:
-    """A URL where nobody listens: a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+    """A URL where nobody listens: at a port that the system gives to none who asks for any."""
+    return f"http://127.0.0.1:{free_block(1)}"
 
 
 class LoopNetwork:

@@ -119,6 +119,8 @@ async def test_held_lease_outlives_a_leader_and_ends_with_its_block(tmp_path: Pa
     members = {name: f"127.0.0.1:{port + place}" for place, name in enumerate("abc")}
     servers = [await KvServer.open(settings(name, tmp_path, members)) for name in members]
     try:
+        for server in servers:  # all have met, so that two of them are a quorum
+            await server.raft.read_index(timeout=15.0)
         async with AsyncClient([server.http_url for server in servers], timeout=15.0) as kv:
             async with kv.lease(HELD_TTL_S) as lease:
                 await kv.put("held", "x", lease=lease.id)

@@ -76,7 +76,9 @@ def flat(tree: Tree, above: bytes = b"") -> dict[bytes, bytes]:
 
 
 @given(TREES, st.sampled_from(["", "site/", "ä b/"]))
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 def test_any_tree_comes_back_as_it_was(server: HttpDouble, keys: KeyDouble, tree: Tree, prefix: str) -> None:
     keys.keys.clear()
     with tempfile.TemporaryDirectory() as directory:

@@ -64,6 +64,8 @@ async def cluster(tmp_path: Path, names: str = "abc") -> AsyncIterator[dict[str,
     try:
         for name, port in zip(names, ports, strict=True):
             servers[name] = await KvServer.open(settings(tmp_path, name, port, initial_cluster=members))
+        for server in servers.values():  # one that has not met all others would wait for them, and so would a quorum
+            await server.raft.read_index(timeout=MEMBERSHIP_TIMEOUT_S)
         yield servers
     finally:
         for server in servers.values():

@@ -534,7 +534,9 @@ def test_another_format_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         opened(tmp_path)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data())
 def test_mutated_snapshots_never_crash_or_pass_for_whole(tmp_path: Path, data: st.DataObject) -> None:
     for file in tmp_path.iterdir():

@@ -474,11 +474,11 @@ async def test_write_costs_no_more_with_a_thousand_watches_of_other_keys() -> No
         readers += [WatchReader(node, prefix=b"p%d/" % number) for number in range(watches)]
         best_s = 1.0
         for _ in range(10):
-            began_s = time.perf_counter()
+            began_s = time.thread_time()
             for number in range(100):
                 node.apply(put(b"%d" % (number % 10)))
                 await asyncio.sleep(0)
-            best_s = min(best_s, time.perf_counter() - began_s)
+            best_s = min(best_s, time.thread_time() - began_s)
         assert sum(len(reader.read()) for reader in readers) == 1000
         return best_s
 
