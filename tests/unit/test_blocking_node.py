@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -279,10 +280,44 @@ def test_blocking_raft_wrong_arguments_replicate_nothing(raft: blocking.Raft[obj
     assert raft.stats().commit == before
 
 
+def waits(raft: blocking.Raft[object]) -> bool:
+    """Whether the node's loop waits for the end of `until_stopped`."""
+    thread = raft._portal.process.thread
+    assert thread is not None
+    return any(_awaits(task.get_coro(), "_until") for task in asyncio.all_tasks(thread._loop))
+
+
+def _awaits(work: object, name: str) -> bool:
+    """Whether a coroutine is one of that name, or waits for one."""
+    while work is not None and getattr(work, "__name__", "") != name:
+        work = getattr(work, "cr_await", None)
+    return work is not None
+
+
+@contextmanager
+def signal_in_the_wait(raft: blocking.Raft[object], unless: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Send SIGTERM to this process once `until_stopped` waits: before that, its handler would be another one."""
+    over = threading.Event()
+
+    def send() -> None:
+        while not over.wait(0.002):
+            if waits(raft) and not unless():
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(DEADLINE_S)
+
+
 def test_blocking_raft_until_stopped_returns_at_a_signal(raft: blocking.Raft[object]) -> None:
     handler = signal.getsignal(signal.SIGTERM)
-    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
-    raft.until_stopped()
+    with signal_in_the_wait(raft):
+        raft.until_stopped()
     assert signal.getsignal(signal.SIGTERM) is handler
     with ThreadPoolExecutor(1) as threads, pytest.raises(UsageError, match="only the main thread gets"):
         threads.submit(raft.until_stopped).result(DEADLINE_S)
@@ -305,17 +340,18 @@ def test_blocking_raft_signal_at_any_step_of_until_stopped_ends_it(raft: blockin
                 signal.raise_signal(signal.SIGTERM)
         return trace
 
+    def was_sent() -> bool:
+        return sent
+
     try:
         while sent:
             steps, wanted, sent = 0, wanted + 1, False
-            late = threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGTERM])
-            late.start()
-            sys.settrace(trace)
-            try:
-                raft.until_stopped()
-            finally:
-                sys.settrace(None)
-                late.cancel()
+            with signal_in_the_wait(raft, unless=was_sent):
+                sys.settrace(trace)
+                try:
+                    raft.until_stopped()
+                finally:
+                    sys.settrace(None)
             assert signal.getsignal(signal.SIGTERM) is mine
         assert wanted > 3
         assert not seen
