@@ -305,13 +305,13 @@ class TestStrangers:
         run(scenario())
 
     def test_greetings_under_made_up_ids_leave_nothing_behind(self, run: Run) -> None:
-        """Without a secret: with one they do not get that far. Twenty-five times as many as may be let in at a time."""
+        """Without a secret: with one they do not get that far. Five times as many as may be let in at a time."""
 
         async def scenario() -> None:
             async with cluster() as nodes:
                 first, _ = await nodes.add(1)
                 held: list[RawEnd] = []
-                for number in range(25 * PROMPT.unknown_links):
+                for number in range(5 * PROMPT.unknown_links):
                     end = await RawEnd.dial(first.address)
                     greeting = msgspec.structs.replace(hello(sender=1000 + number), address="127.0.0.1:9")
                     assert isinstance(await end.introduce(greeting), Welcome)
