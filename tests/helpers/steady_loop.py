@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["SteadyClock", "new_steady_loop"]
+__all__ = ["SteadyClock", "new_steady_loop", "stand_still"]
 
 LONGEST_STEP_S: Final = 0.02
 
@@ -83,3 +83,8 @@ class _SteadyLoop(asyncio.SelectorEventLoop):
 def new_steady_loop() -> asyncio.AbstractEventLoop:
     """A new loop with a clock of its own."""
     return _SteadyLoop(SteadyClock())
+
+
+def stand_still(duration_s: float) -> None:
+    """Give the loop no turn for so long: as a machine that does not run the process."""
+    threading.Event().wait(duration_s)

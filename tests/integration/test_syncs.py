@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from syncline.errors import NodeFailed
 from syncline.platform.disk import File
 from syncline.platform.worker import Flusher, ThreadWorkers
 from tests.helpers.node_cluster import Cluster, cluster, first_event, see_kept, until
+from tests.helpers.steady_loop import stand_still
 
 
 class SomeFlusher:
@@ -86,7 +86,7 @@ async def test_pause_of_the_process_is_no_hanging_sync(tmp_path: Path, flushers:
         flusher.hangs = True
         written = leader.apply(b"x", timeout=20.0)
         await until(leader, lambda: leader.stats().log_waits_s > 0)
-        time.sleep(2 * leader.config.election_s)  # noqa: ASYNC251 - as a machine that does not run the process
+        stand_still(2 * leader.config.election_s)
         seen = ticks._ticks
         await until(leader, lambda: ticks._ticks > seen)
         flusher.release()

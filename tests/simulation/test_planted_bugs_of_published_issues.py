@@ -23,7 +23,7 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 
 def hanging_disk_ignored(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Driver, "_yield_if_disk_stalls", lambda _driver: None)
+    patch.setattr(Driver, "_yield_if_disk_stalls", lambda _driver, _stalled_s: None)
 
 
 def leader_removed_without_a_transfer(patch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from tests.helpers.async_tests import run
-from tests.helpers.steady_loop import LONGEST_STEP_S, SteadyClock
+from tests.helpers.steady_loop import LONGEST_STEP_S, SteadyClock, stand_still
 
 STANDSTILL_S = 0.2
 
@@ -21,7 +21,7 @@ STANDSTILL_S = 0.2
 async def test_steady_loop_counts_a_standstill_as_one_step() -> None:
     loop = asyncio.get_running_loop()
     before_s = loop.time()
-    time.sleep(STANDSTILL_S)  # noqa: ASYNC251 - as a machine that does not run the process
+    stand_still(STANDSTILL_S)
     assert loop.time() - before_s < STANDSTILL_S / 2
 
 
@@ -45,7 +45,7 @@ async def test_steady_loop_deals_with_what_came_before_its_timer_is_due() -> Non
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     async with asyncio.timeout(STANDSTILL_S):
         writer.write(b"x")
-        time.sleep(2 * STANDSTILL_S)  # noqa: ASYNC251 - as above
+        stand_still(2 * STANDSTILL_S)
         assert await reader.readexactly(1) == b"x"
     writer.close()
     server.close()
@@ -108,7 +108,7 @@ def test_steady_loop_of_a_stopped_process_takes_what_came_meanwhile() -> None:
         process.send_signal(signal.SIGSTOP)
         process.stdin.write("came\n")
         process.stdin.flush()
-        time.sleep(0.8)  # longer than the time limit of its wait
+        stand_still(0.8)
         process.send_signal(signal.SIGCONT)
         assert process.stdout.readline() == "came\n"
     assert process.returncode == 0
