@@ -23,8 +23,8 @@ TTL_S: Final = 2.0
 RAFT_TTL_S: Final = 5.0
 """The process that is killed may be the leader: the other one has to keep its lease over the election."""
 ALLOWANCE_S: Final = 5.0
-"""Beside the TTL: the end is proposed within a quarter of a second, and the machine that runs the nodes, the holders and
-this test is busy. `tests/unit/test_locks.py` has the time on a virtual clock."""
+"""Beside the TTL: the end is proposed within a quarter of a second, and the machine that runs the nodes, the holders
+and this test is busy. `tests/unit/test_locks.py` has the time on a virtual clock."""
 OPEN_S: Final = 30.0
 
 HOLDER: Final = """
