@@ -27,6 +27,7 @@ __all__ = [
     "duration_text",
     "lease_text",
     "to_bytes",
+    "to_key",
 ]
 
 Item = TypeVar("Item")
@@ -164,3 +165,16 @@ def checked_revision(value: object, what: str, lowest: int) -> int:
 def duration_text(seconds: float) -> str:
     """A time in seconds as the server reads it: to a microsecond, and never rounded down to 0."""
     return f"{max(seconds, 1e-6):.6f}".rstrip("0").rstrip(".")
+
+
+def to_key(value: object, what: str = "key") -> bytes:
+    """Return a key as bytes, as `to_bytes` does.
+
+    Raises:
+        TypeError: it is neither bytes-like nor text.
+        ConfigError: it is empty, or has no UTF-8 form.
+    """
+    key = to_bytes(value, what)
+    if not key:
+        raise ConfigError(f"{what} is empty: a key has at least 1 byte")
+    return key

@@ -196,7 +196,7 @@ class HeldLease:
     def id(self) -> str:
         """Its id, 16 hexadecimal digits. Raises `UsageError` before the block has begun."""
         if self._granted is None:
-            raise UsageError("the lease is not granted yet: use `async with kv.lease(ttl) as lease`")
+            raise UsageError("the lease is not granted yet: begin it by `async with`, or by `with` in blocking code")
         return self._granted.id
 
     @property
@@ -229,7 +229,7 @@ class HeldLease:
             UsageError: the block has not begun.
         """
         if self._lost is None:
-            raise UsageError("the lease is not granted yet: use `async with kv.lease(ttl) as lease`")
+            raise UsageError("the lease is not granted yet: begin it by `async with`, or by `with` in blocking code")
         return await result_of(self._lost)
 
     async def __aenter__(self) -> Self:

@@ -6,7 +6,7 @@ from typing import TypeVar, overload
 
 import msgspec
 
-from syncline.client.arguments import to_bytes
+from syncline.client.arguments import to_key
 from syncline.client.calls import Key
 from syncline.client.results import PutResult
 from syncline.client.single_keys import SingleKeyCalls
@@ -99,7 +99,7 @@ class JsonCalls(SingleKeyCalls):
         try:
             body = encode_exact_json(value)
         except TypeError as error:
-            raise TypeError(f"the value of key {text_of(to_bytes(key, 'key'))!r} has no JSON form: {error}") from error
+            raise TypeError(f"the value of key {text_of(to_key(key))!r} has no JSON form: {error}") from error
         return await self.put(
             key,
             body,

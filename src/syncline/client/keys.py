@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from syncline.client.arguments import checked_revision, checked_ttl_s, duration_text, lease_text, to_bytes
+from syncline.client.arguments import checked_revision, checked_ttl_s, duration_text, lease_text, to_bytes, to_key
 from syncline.client.caller import ClientRequest
 from syncline.client.calls import Key, ServerCalls, as_read, reading
 from syncline.client.gathered import (
@@ -48,7 +48,7 @@ class KeyCalls(ServerCalls):
             OperationError: the cluster refused it, or could not do it.
             ConfigError, TypeError: an argument can't be used; nothing was sent.
         """
-        name = to_bytes(key, "key")
+        name = to_key(key)
         gathering = self._gathered_reads
         if gathering is not None:
             if consistency not in BATCH_CONSISTENCIES or revision is not None or max_stale_s is not None:
@@ -115,7 +115,7 @@ class KeyCalls(ServerCalls):
         condition = put_condition(if_revision, if_absent=if_absent, if_present=if_present)
         if ttl is not None and lease is not None:
             raise ConfigError("give one of ttl and lease, not both")
-        name, body = to_bytes(key, "key"), to_bytes(value, "value")
+        name, body = to_key(key), to_bytes(value, "value")
         life = None if ttl is None else f"{duration_text(checked_ttl_s(ttl))}s"
         lease_id = None if lease is None else lease_text(lease)
         gathering = self._gathered_writes
@@ -151,7 +151,7 @@ class KeyCalls(ServerCalls):
             ConfigError, TypeError: an argument can't be used; nothing was sent.
         """
         condition = None if if_revision is None else checked_revision(if_revision, "if_revision", 1)
-        name = to_bytes(key, "key")
+        name = to_key(key)
         gathering = self._gathered_writes
         if gathering is not None and gathering.busy and (self._keys is not None or not idempotent):
             try:

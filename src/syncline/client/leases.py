@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from syncline.client.arguments import checked_items, checked_ttl_s, duration_text, lease_text, to_bytes
+from syncline.client.arguments import checked_items, checked_ttl_s, duration_text, lease_text, to_key
 from syncline.client.caller import ClientRequest
 from syncline.client.calls import JSON_BODY, Key, ServerCalls, as_read
 from syncline.client.holding import HoldsLeases
@@ -163,7 +163,7 @@ class LeaseCalls(ServerCalls, HoldsLeases):
         """
         request = ClientRequest(
             method="POST",
-            target=f"/touch?key={quoted(to_bytes(key, 'key'))}",
+            target=f"/touch?key={quoted(to_key(key))}",
             parameters={"ttl": f"{duration_text(checked_ttl_s(ttl))}s"},
             keyed=True,
         )

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from syncline.client.arguments import checked_items, checked_mapping, checked_ttl_s, duration_text, to_bytes
+from syncline.client.arguments import checked_items, checked_mapping, checked_ttl_s, duration_text, to_bytes, to_key
 from syncline.client.caller import ClientRequest
 from syncline.client.calls import Key, as_read
 from syncline.client.operations import OperationCalls
@@ -48,7 +48,7 @@ class ManyKeys(ABC):
             OperationError: the cluster refused it, or could not do it.
             ConfigError, TypeError: an argument can't be used; nothing was sent.
         """
-        left = list(dict.fromkeys(to_bytes(key, "key") for key in checked_items(keys, "keys")))
+        left = list(dict.fromkeys(to_key(key) for key in checked_items(keys, "keys")))
         deadline_s = asyncio.get_running_loop().time() + self._limit_s(timeout)
         found: dict[bytes, KeyValue] = {}
         order = list(left)
@@ -81,7 +81,7 @@ class ManyKeys(ABC):
         life = None if ttl is None else f"{duration_text(checked_ttl_s(ttl))}s"
         puts: list[Fields] = []
         for key, value in checked_mapping(values, "values").items():
-            put: Fields = {"op": "put", "key": to_bytes(key, "key"), "value": to_bytes(value, "value")}
+            put: Fields = {"op": "put", "key": to_key(key), "value": to_bytes(value, "value")}
             if life is not None:
                 put["ttl"] = life
             puts.append(put)

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from syncline.client.arguments import checked_items, checked_number, checked_revision, to_bytes
+from syncline.client.arguments import checked_items, checked_number, checked_revision, to_key
 from syncline.client.caller import ClientRequest
 from syncline.client.calls import JSON_BODY, Key, ServerCalls
 from syncline.client.gathered import increment_in_batch
@@ -126,7 +126,7 @@ class OperationCalls(ServerCalls):
             OperationError: the cluster refused it, or could not do it.
             ConfigError, TypeError: an argument can't be used; nothing was sent.
         """
-        name = to_bytes(key, "key")
+        name = to_key(key)
         checked_number(by, "by")
         checked_number(initial, "initial")
         gathering = self._gathered_writes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Self, TypeAlias
 
-from syncline.client.arguments import to_bytes
+from syncline.client.arguments import to_bytes, to_key
 from syncline.client.calls import Key
 from syncline.client.results import TxnResult
 from syncline.client.single_keys import AtomicCalls
@@ -192,4 +192,4 @@ class TransactionCalls(AtomicCalls):
 
 
 def _key(key: Key) -> bytes:
-    return to_bytes(key, "key")
+    return to_key(key)

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
-from syncline.client.arguments import to_bytes
+from syncline.client.arguments import to_bytes, to_key
 from syncline.client.calls import Key
 from syncline.client.results import KeyValue
 from syncline.client.single_keys import SingleKeyCalls
@@ -50,7 +50,9 @@ class UpdateCalls(SingleKeyCalls):
             OperationError: the cluster refused it, or could not do it.
             ConfigError, TypeError: an argument, or what `change` returned, can't be used; nothing was written.
         """
-        name = to_bytes(key, "key")
+        name = to_key(key)
+        if not callable(change):
+            raise TypeError(f"change must be a function of the value, not {type(change).__name__}")
         loop = asyncio.get_running_loop()
         limit_s = self._limit_s(timeout)
         deadline_s = loop.time() + limit_s

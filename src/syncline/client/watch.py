@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 from msgspec import UNSET
 
-from syncline.client.arguments import checked_revision, checked_timeout_s, duration_text, to_bytes
+from syncline.client.arguments import checked_revision, checked_timeout_s, duration_text, to_bytes, to_key
 from syncline.client.caller import Caller, ClientRequest
 from syncline.client.calls import Key, ServerCalls, as_read
 from syncline.client.connection import MAX_BODY_BYTES, BadAnswer, ConnectionLost
@@ -106,7 +106,7 @@ class WatchCalls(ServerCalls):
             OperationError: the cluster refused it, or could not do it.
             ConfigError, TypeError: an argument can't be used; nothing was sent.
         """
-        target = f"/watchers?key={quoted(to_bytes(key, 'key'))}"
+        target = f"/watchers?key={quoted(to_key(key))}"
         request = ClientRequest(method="GET", target=target, idempotent=True, timed=False)
         with as_read():
             return decode(await self._answer(request, timeout), Watchers)

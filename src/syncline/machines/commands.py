@@ -92,6 +92,7 @@ class MachineMethod(Generic[M, P, R]):
             return cast("R", await opened.call(self, self.signature.dump(args, kwargs)))
 
         call.__name__, call.__doc__ = self.name, self.__doc__
+        call.__qualname__ = f"{type(instance).__name__}.{self.name}"  # Python's warning of a forgotten await has it
         vars(call)["__signature__"] = self.signature.shown  # for `help`, and for frameworks that take it as a route
         return call
 
@@ -181,6 +182,8 @@ def command(
         ConfigError: `since` is no version.
         TypeError: an argument has another type.
     """
+    if function is not None and not callable(function):
+        raise TypeError(f"command takes no name, and got {function!r}: write @command, or @command(since=2)")
     if type(since) is not int:
         raise TypeError(f"since must be an int, not {type(since).__name__}")
     if since < FIRST_VERSION:

@@ -60,11 +60,20 @@ __all__ = ["Machine"]
 
 DEFAULT_TIMEOUT_S: Final = 5.0
 DIGEST_BYTES: Final = 32
+OPEN_FORM: Final = "_open_class"
+"""The attribute of a class, and of its open form, that has the open form."""
 
 _CALL: Final = msgspec.msgpack.Decoder(tuple[str, msgspec.Raw])
 _DECLARED: Final = msgspec.msgpack.Decoder(Declared)
 
 MachineT = TypeVar("MachineT", bound="Machine")
+
+
+def _set_on_open(machine: Machine, name: str, value: object) -> None:
+    if any(field.name == name for field in machine._plan.fields):
+        kind = type(machine).__name__
+        raise UsageError(f"{kind}.{name}: an open machine has no state of its own; write a command that sets it")
+    object.__setattr__(machine, name, value)
 
 
 class Machine:
@@ -115,6 +124,8 @@ class Machine:
         **others: Any,
     ) -> None:
         super().__init_subclass__(**others)
+        if OPEN_FORM in vars(cls):
+            return  # all that it has is that of the class whose open form it is
         if "machine_version" in vars(cls):
             raise ConfigError(f"{cls.__name__}.machine_version: write class {cls.__name__}(Machine, version=…)")
         before = cls._plan_before()
@@ -223,9 +234,25 @@ class Machine:
 
     @classmethod
     def _calling(cls, calls: MachineCalls) -> Self:
-        opened = cls.__new__(cls)
+        form = cls._open_form()
+        opened = form.__new__(form)
         vars(opened)[LINK] = calls
         return opened
+
+    @classmethod
+    def _open_form(cls) -> type[Self]:
+        """The class of open machines: a field can't be set there, because no node and no snapshot would have it.
+
+        A class of its own, since a `__setattr__` on the machines that apply commands would double the time of an apply.
+        """
+        form = cast("type[Self] | None", vars(cls).get(OPEN_FORM))
+        if form is None:
+            shown = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+            made = type(cls.__name__, (cls,), {**shown, OPEN_FORM: None, "__setattr__": _set_on_open})
+            form = cast("type[Self]", made)
+            setattr(form, OPEN_FORM, form)
+            setattr(cls, OPEN_FORM, form)
+        return form
 
     @property
     def _calls(self) -> MachineCalls | None:

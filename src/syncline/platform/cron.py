@@ -37,6 +37,9 @@ _ITEM: Final = re.compile(r"(\*|[0-9a-z]+)(?:-([0-9a-z]+))?(?:/([0-9]{1,2}))?")
 _NUMBER: Final = re.compile(r"[0-9]{1,2}")
 
 
+FIELDS: Final = 'expected five fields, such as "30 2 * * mon-fri"; a duration has no spaces, such as "5m"'
+
+
 class CronTimes:
     """The times of an expression of five fields: minute, hour, day of the month, month, day of the week.
 
@@ -53,7 +56,7 @@ class CronTimes:
         self._known: dict[date, list[int]] = {}
         fields = ALIASES.get(text.lower(), text).lower().split()
         if len(fields) != 5:
-            known = f"accepted are {', '.join(ALIASES)}" if text.startswith("@") else "expected five fields"
+            known = f"accepted are {', '.join(ALIASES)}" if text.startswith("@") else FIELDS
             raise ConfigError(f"the cron expression {text[:60]!r}: {known}")
         minute, hour, day, month, weekday = fields
         self._minutes = sorted(_numbers(text, "minute", minute, 0, 59))

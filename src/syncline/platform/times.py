@@ -91,6 +91,8 @@ def interval_s(every: object, what: str = "every") -> int:
             raise ConfigError(f"{what} is {every[:60]!r}: each unit once, the larger one first, such as 1h30m")
         seconds = float(sum(int(number) * UNITS_S[unit] for number, unit in parts))
     else:
+        if isinstance(every, bool) or not isinstance(every, int | float):
+            raise TypeError(f"{what} must be a text or a number of seconds, not {type(every).__name__}: {EXPECTED}")
         seconds = checked_timeout_s(every, what)
     if not 1 <= seconds <= LONGEST_S or not seconds.is_integer():
         raise ConfigError(f"{what} is {every!r}: it must be whole seconds, from 1 s to 366 days")

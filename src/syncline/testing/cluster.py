@@ -164,7 +164,11 @@ class SimCluster:
         await self.until(lambda: all(server.running for server in self.servers.values()), timeout_s=30.0)
 
     def server(self, name: str) -> SimServer:
-        return self.servers[name]
+        """The server of this name. Raises UsageError if there is none."""
+        found = self.servers.get(name)
+        if found is None:
+            raise UsageError(f"there is no node {name!r} among {', '.join(self.servers)}")
+        return found
 
     @property
     def running(self) -> list[SimServer]:

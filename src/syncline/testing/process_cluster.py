@@ -232,6 +232,8 @@ class ProcessCluster:
         self.close()
 
     def _node(self, at: int) -> _Node:
+        if type(at) is not int:
+            raise TypeError(f"a node is given by its number, an int, not {type(at).__name__}")
         if not 0 <= at < len(self._nodes):
             raise UsageError(f"there is no node {at}: the nodes are 0 to {len(self._nodes) - 1}")
         return self._nodes[at]

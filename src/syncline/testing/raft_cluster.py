@@ -123,7 +123,7 @@ class RaftCluster(Generic[M_co]):
             print(cluster.machine("n1"))
 
         Raises:
-            KeyError: there is no such node; so do all methods that take a node.
+            UsageError: there is no such node; so do all methods that take a node.
         """
         machine = self._cluster.server(node).machine
         assert machine is not None
@@ -135,7 +135,7 @@ class RaftCluster(Generic[M_co]):
             assert cluster.error("n1") is None
 
         Raises:
-            KeyError: there is no such node.
+            UsageError: there is no such node.
         """
         return self._cluster.server(node).error
 
@@ -263,8 +263,7 @@ class RaftCluster(Generic[M_co]):
         With `power_loss` its disk forgets what was not synced, and tears what was being written.
 
         Raises:
-            UsageError: it is down already.
-            KeyError: there is no such node.
+            UsageError: it is down already, or there is no such node.
         """
         server = self._cluster.server(node)
         if not server.up:
@@ -278,8 +277,7 @@ class RaftCluster(Generic[M_co]):
 
         Raises:
             SynclineError: why the node refused to start.
-            UsageError: it runs.
-            KeyError: there is no such node.
+            UsageError: it runs, or there is no such node.
         """
         server = self._cluster.server(node)
         if server.up:
@@ -295,8 +293,7 @@ class RaftCluster(Generic[M_co]):
             cluster.pause("n1")
 
         Raises:
-            UsageError: it is down.
-            KeyError: there is no such node.
+            UsageError: it is down, or there is no such node.
         """
         server = self._cluster.server(node)
         if not server.up:

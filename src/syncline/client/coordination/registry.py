@@ -95,7 +95,7 @@ class Registration:
     def id(self) -> str:
         """The id of the instance, 16 hexadecimal digits. Raises `UsageError` if it is not registered at the moment."""
         if not self._state.registered:
-            raise UsageError("the instance is not registered: use `async with kv.register(…)`, and look at `state`")
+            raise UsageError("the instance is not registered: begin it by `async with`, or by `with` in blocking code")
         return self._state.id
 
     async def states(self) -> AsyncIterator[RegistrationState]:
@@ -112,7 +112,9 @@ class Registration:
             UsageError: the block has not begun.
         """
         if self._task is None:
-            raise UsageError("the instance is not registered yet: use `async with kv.register(…)`")
+            raise UsageError(
+                "the instance is not registered yet: begin it by `async with`, or by `with` in blocking code"
+            )
         shown: RegistrationState | None = None
         while True:
             if self._state is not shown:
@@ -145,7 +147,7 @@ class Registration:
             self._entry.meta if meta is None else checked_meta(meta),
         )
         if self._task is None or self._task.done():
-            raise UsageError("the instance is not registered: use `async with kv.register(…)`")
+            raise UsageError("the instance is not registered: begin it by `async with`, or by `with` in blocking code")
         async with self._updating:
             self._entry = entry
             if self._state.registered:

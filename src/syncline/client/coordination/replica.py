@@ -128,7 +128,7 @@ class Replica:
     def check(self) -> None:
         """Raise `UsageError` outside of the block, or the error that has ended the copy."""
         if not self._opened:
-            raise UsageError(f"{self._what} is not open yet: use `async with`")
+            raise UsageError(f"{self._what} is not open yet: begin it by `async with`, or by `with` in blocking code")
         if self._failure is not None:
             raise self._failure.with_traceback(None)
 

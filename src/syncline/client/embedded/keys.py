@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from syncline.client.arguments import checked_revision, checked_ttl_s, lease_text, to_bytes
+from syncline.client.arguments import checked_revision, checked_ttl_s, lease_text, to_bytes, to_key
 from syncline.client.calls import Key
 from syncline.client.embedded.calls import EmbeddedCalls, check_reading, read_plan
 from syncline.client.embedded.commands import lease_number, milliseconds
@@ -42,7 +42,7 @@ class EmbeddedKeyCalls(EmbeddedCalls):
             OperationError: the cluster refused it, or could not do it.
             ConfigError, TypeError: an argument can't be used.
         """
-        name = to_bytes(key, "key")
+        name = to_key(key)
         timeout_s = self._limit_s(timeout)
         limits = self._embedded.limits
         if not 0 < len(name) <= limits.max_key_bytes:
@@ -84,7 +84,7 @@ class EmbeddedKeyCalls(EmbeddedCalls):
             OperationError: the cluster refused it, or could not do it.
             ConfigError, TypeError: an argument can't be used; nothing was proposed.
         """
-        name, content = to_bytes(key, "key"), to_bytes(value, "value")
+        name, content = to_key(key), to_bytes(value, "value")
         expect = None
         if if_revision is not None or if_absent or if_present:
             expect = _expectation(if_revision, if_absent=bool(if_absent), if_present=bool(if_present))
@@ -123,7 +123,7 @@ class EmbeddedKeyCalls(EmbeddedCalls):
             ConfigError, TypeError: an argument can't be used; nothing was proposed.
         """
         expect = None if if_revision is None else _revision(checked_revision(if_revision, "if_revision", 1))
-        name, timeout_s = to_bytes(key, "key"), self._limit_s(timeout)
+        name, timeout_s = to_key(key), self._limit_s(timeout)
         self._check_key(name)
         answer = await self._write(encode_command(Delete(name, expect)), timeout_s, frees_space=True)
         assert isinstance(answer, DeleteAnswer), answer

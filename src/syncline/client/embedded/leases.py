@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from syncline.client.arguments import checked_items, checked_ttl_s, lease_text, to_bytes
+from syncline.client.arguments import checked_items, checked_ttl_s, lease_text, to_key
 from syncline.client.calls import Key
 from syncline.client.embedded.calls import EmbeddedCalls
 from syncline.client.embedded.commands import lease_number, milliseconds
@@ -148,7 +148,7 @@ class EmbeddedLeaseCalls(EmbeddedCalls, HoldsLeases):
             OperationError: the cluster refused it, or could not do it.
             ConfigError, TypeError: an argument can't be used; nothing was proposed.
         """
-        name, ttl_ms = to_bytes(key, "key"), milliseconds(checked_ttl_s(ttl), "touch")
+        name, ttl_ms = to_key(key), milliseconds(checked_ttl_s(ttl), "touch")
         timeout_s, embedded = self._limit_s(timeout), self._embedded
         embedded.limits.check_key(name, "touch")
         answer = await self._write(encode_command(Touch(name, ttl_ms, embedded.node.new_lease())), timeout_s)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Coroutine, Sequence
 from contextlib import nullcontext
 
-from syncline.client.arguments import checked_number, checked_revision, to_bytes
+from syncline.client.arguments import checked_number, checked_revision, to_key
 from syncline.client.calls import Key
 from syncline.client.embedded.calls import EmbeddedCalls
 from syncline.client.embedded.commands import OperationCommands
@@ -158,7 +158,7 @@ class EmbeddedOperationCalls(EmbeddedCalls):
             OperationError: the cluster refused it, or could not do it.
             ConfigError, TypeError: an argument can't be used; nothing was proposed.
         """
-        name = to_bytes(key, "key")
+        name = to_key(key)
         command = Increment(name, checked_number(by, "by"), checked_number(initial, "initial"))
         timeout_s = self._limit_s(timeout)
         self._embedded.limits.check_key(name, "the call")

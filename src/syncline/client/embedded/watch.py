@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from syncline.client.arguments import checked_revision, checked_timeout_s, to_bytes
+from syncline.client.arguments import checked_revision, checked_timeout_s, to_key
 from syncline.client.calls import Key
 from syncline.client.embedded.calls import EmbeddedCalls
 from syncline.client.embedded.errors import client_error, closed
@@ -124,7 +124,7 @@ class EmbeddedWatchCalls(EmbeddedCalls):
             ConfigError, TypeError, UsageError: an argument can't be used, or the store is closed.
         """
         self._limit_s(timeout)
-        name, embedded = to_bytes(key, "key"), self._embedded
+        name, embedded = to_key(key), self._embedded
         embedded.limits.check_key(name, "watchers")
         return Watchers(name=embedded.name, watches=self._hub.number_at(name))
 

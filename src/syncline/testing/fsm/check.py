@@ -28,6 +28,7 @@ from syncline.testing.fsm.run import (
     apply,
     bytes_differ,
     check_command,
+    check_commands,
     check_maker,
     entry_of,
     own_digest,
@@ -89,8 +90,10 @@ def check_fsm(
     Raises:
         FSMProblem: for the first broken clause.
         TypeError: `machine` can't be called, or a command is no bytes.
+        UsageError: another process can't import `machine`.
     """
     check_maker(machine)
+    check_commands(commands)
     commands = [check_command(command) for command in commands]
     expected = record(machine(), commands)
     _check_determinism(machine, commands, expected)

@@ -27,6 +27,7 @@ __all__ = [
     "apply",
     "bytes_differ",
     "check_command",
+    "check_commands",
     "check_maker",
     "entry_of",
     "own_digest",
@@ -47,6 +48,12 @@ def check_maker(machine: object) -> None:
     if not callable(machine):
         name = type(machine).__name__
         raise TypeError(f"machine must be a class, or a function that makes a new state machine, not a {name} object")
+
+
+def check_commands(commands: object) -> None:
+    """Raise TypeError for one command in the place of several: bytes would be taken as numbers."""
+    if isinstance(commands, bytes | bytearray | str):
+        raise TypeError(f"commands must be a collection of bytes, such as a list, not {type(commands).__name__}")
 
 
 def check_command(command: object) -> bytes:

@@ -24,7 +24,15 @@ from syncline.node.fsm import FSM, BatchingFSM, DigestingFSM, Entry, FSMSnapshot
 from syncline.testing.cluster import CLOCKS_OFF_S, LOOK_S, Settings, SimCluster, check_nodes
 from syncline.testing.faults.base import Claims, Trouble
 from syncline.testing.faults.table import FAULTS
-from syncline.testing.fsm.run import MakeFSM, bytes_differ, check_command, check_maker, plain, snapshot_bytes
+from syncline.testing.fsm.run import (
+    MakeFSM,
+    bytes_differ,
+    check_command,
+    check_commands,
+    check_maker,
+    plain,
+    snapshot_bytes,
+)
 from syncline.testing.invariants.base import Facts
 from syncline.testing.sim.loop import SimLoop, run_simulation
 from syncline.testing.sim.operations import Operator
@@ -109,6 +117,7 @@ def simulate(
     unknown = [name for name in chosen if name not in FAULTS]
     if unknown:
         raise UsageError(f"there is no fault {unknown[0]!r}; there are: {', '.join(USUAL_FAULTS)}")
+    check_commands(commands)
     source = _Checked(_source(commands, seed))
 
     async def run(loop: SimLoop) -> Simulated:
