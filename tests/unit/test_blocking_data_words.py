@@ -112,7 +112,7 @@ def test_blocking_counter_and_sessions(kv: Client) -> None:
     visits.reset(1)
     sessions = kv.sessions(ttl=60)
     session = sessions.create({"n": 1})
-    assert sessions.update(session, lambda data: {**data, "n": 2}) == {"n": 2}  # type: ignore[dict-item]
+    assert sessions.update(session, lambda data: {**data, "n": 2}) == {"n": 2}
     assert sessions.set(session, b"x")
     assert (sessions.get(session), sessions.touch(session), sessions.delete(session)) == (b"x", True, True)
     assert sessions.get(session) is None

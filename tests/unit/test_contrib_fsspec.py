@@ -30,6 +30,7 @@ from syncline.errors import (
     Outcome,
     StorageError,
 )
+from syncline.machines import ReplicatedDict
 from syncline.node.restore_entries import RESTORE_LEVEL
 from tests.helpers.doc_examples import PYTHON
 from tests.helpers.node_cluster import Cluster, Listing, cluster, until
@@ -63,6 +64,13 @@ async def test_docs_of_fsspec_program_runs(tmp_path: Path, capsys: pytest.Captur
     exec(PYTHON.findall(PAGE.read_text())[0], names)
     await names["main"](one_node(tmp_path), URL)
     assert re.fullmatch(r"\d+\nblue\n", capsys.readouterr().out)
+
+
+async def test_snapshot_of_a_typed_machine_at_a_url_is_saved() -> None:
+    """A machine's node answers bytes: a type checker accepts it as it does any other engine."""
+    async with ReplicatedDict.open("memory:") as colours:
+        await colours.put("sky", "blue")
+        assert (await save_snapshot(colours.replica, URL)).index > 0
 
 
 async def test_snapshot_at_a_url_comes_back_on_all_nodes(tmp_path: Path, files: dict[str, MemoryFile]) -> None:

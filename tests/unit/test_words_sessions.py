@@ -48,7 +48,7 @@ async def test_session_gets_its_full_time_with_set_update_and_touch() -> None:
         for renew in (
             longer.touch(session),
             longer.set(session, {"n": 1}),
-            longer.update(session, lambda data: {**data, "n": 2}),  # type: ignore[dict-item]
+            longer.update(session, lambda data: {**data, "n": 2}),
         ):
             assert await renew
             [lease] = site.backend.store.leases.records()

@@ -72,7 +72,7 @@ class SavedSnapshot(msgspec.Struct, frozen=True):
 
 
 async def save_snapshot(
-    engine: Engine[object],
+    engine: Engine[Result],
     url: str | os.PathLike[str],
     *,
     keep: int | None = None,

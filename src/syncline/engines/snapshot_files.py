@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import BinaryIO, Final, cast
+from typing import BinaryIO, Final, TypeVar, cast
 
 import msgspec
 
@@ -61,7 +61,10 @@ class NewestSnapshot:
     """The whole file, in pieces of at most `READ_BYTES`. `CorruptionError` comes in place of the last one."""
 
 
-async def take_newest(engine: Engine[object], *, stale: bool, timeout_s: float) -> NewestSnapshot:
+Answer = TypeVar("Answer")
+
+
+async def take_newest(engine: Engine[Answer], *, stale: bool, timeout_s: float) -> NewestSnapshot:
     """Take a snapshot if one is missing. It holds all that was acknowledged before the call; with `stale`, all that
     was applied here.
 
@@ -87,7 +90,7 @@ async def take_newest(engine: Engine[object], *, stale: bool, timeout_s: float) 
     raise StorageError(f"no snapshot holds the entries up to {needed} after {ATTEMPTS} attempts: try again")
 
 
-async def _newest(engine: Engine[object], timeout_s: float) -> NewestSnapshot | None:
+async def _newest(engine: Engine[Answer], timeout_s: float) -> NewestSnapshot | None:
     if isinstance(engine, LogReplica):
         return await _stored(engine, timeout_s)
     assert isinstance(engine, Raft), "there are no others"

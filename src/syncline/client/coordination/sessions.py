@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable, Mapping
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 import msgspec
 
@@ -22,7 +22,11 @@ SESSIONS: Final = b"sessions/"
 SessionData: TypeAlias = bytes | dict[str, object]
 """What a session holds: bytes, or a dict that JSON can carry."""
 
-SessionUpdate: TypeAlias = Callable[[SessionData], SessionData | Mapping[str, object]]
+SessionUpdate: TypeAlias = (
+    Callable[[dict[str, object]], SessionData | Mapping[str, object]]
+    | Callable[[bytes], SessionData | Mapping[str, object]]
+)
+"""What `update` calls. A program knows which of both its sessions hold, so a function of dicts is enough for dicts."""
 
 ID: Final = re.compile(r"[A-Za-z0-9_.~-]{1,128}")
 ID_BYTES: Final = 24
@@ -138,7 +142,8 @@ class Sessions:
             found = await self._kv.get(key, timeout=timeout)
             if found is None:
                 return None
-            value = packed(change(unpacked(found.value)))
+            changed = cast("Callable[[SessionData], SessionData]", change)(unpacked(found.value))
+            value = packed(changed)
             try:
                 await self._kv.put(key, value, ttl=self.ttl_s, if_revision=found.mod_revision, timeout=timeout)
             except OperationError as error:
