@@ -5,6 +5,7 @@ python -m examples.tutorial.check
 
 from __future__ import annotations
 
+import atexit
 import tempfile
 
 from msgspec import msgpack
@@ -19,6 +20,7 @@ COMMANDS = [
 
 
 FOLDERS = tempfile.TemporaryDirectory(prefix="tutorial-check-")
+atexit.register(FOLDERS.cleanup)  # in each process that imports this
 
 
 def new_store() -> Store:
