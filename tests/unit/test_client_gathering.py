@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from syncline.client import AsyncClient, KeyValue
 from syncline.errors import (
+    ConfigError,
     DeadlineExceeded,
     LeaseLost,
     NoLeader,
@@ -88,6 +89,8 @@ async def results_of(calls: list[Call], kv: AsyncClient) -> list[object]:
 
 
 def shown(result: object) -> object:
+    if isinstance(result, ConfigError):
+        return type(result), str(result)
     if not isinstance(result, OperationError):
         return result
     details = result.details if isinstance(result, Rejected) else None
