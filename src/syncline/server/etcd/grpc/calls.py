@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from typing import Final, Protocol
@@ -140,7 +141,25 @@ def _preparing_cost(parts: CallParts, known: CallHead, caller: EtcdCaller) -> in
     return 0 if parts.face.is_prepared(known.method, caller) else PREPARING_COST
 
 
-class UnaryGrpc:
+class _EndedByServer(ABC):
+    """Ends a call that the server gives up, with the status of its reason."""
+
+    __slots__ = ()
+
+    def refuse(self, reason: str) -> None:
+        self._end(RESOURCE_EXHAUSTED, reason)
+
+    def time_out(self, reason: str) -> None:
+        self._end(DEADLINE_EXCEEDED, reason)
+
+    def release(self, reason: str) -> None:
+        self._end(UNAVAILABLE, reason)
+
+    @abstractmethod
+    def _end(self, code: int, reason: str) -> None: ...
+
+
+class UnaryGrpc(_EndedByServer):
     """A call with one message and one answer."""
 
     __slots__ = (
@@ -249,15 +268,6 @@ class UnaryGrpc:
     def silent(self) -> bool:
         return not self._stream.remote_ended
 
-    def refuse(self, reason: str) -> None:
-        self._end(RESOURCE_EXHAUSTED, reason)
-
-    def time_out(self, reason: str) -> None:
-        self._end(DEADLINE_EXCEEDED, reason)
-
-    def release(self, reason: str) -> None:
-        self._end(UNAVAILABLE, reason)
-
     def _end(self, code: int, reason: str) -> None:
         self._finished(None, EtcdError(code, f"etcdserver: {reason}"))
         self.lost()
@@ -337,7 +347,7 @@ class Inbox:
         return message
 
 
-class StreamingGrpc:
+class StreamingGrpc(_EndedByServer):
     """A call whose answer is a stream of messages, and perhaps its request too."""
 
     __slots__ = (
@@ -450,15 +460,6 @@ class StreamingGrpc:
     @property
     def silent(self) -> bool:
         return not self._started
-
-    def refuse(self, reason: str) -> None:
-        self._end(RESOURCE_EXHAUSTED, reason)
-
-    def time_out(self, reason: str) -> None:
-        self._end(DEADLINE_EXCEEDED, reason)
-
-    def release(self, reason: str) -> None:
-        self._end(UNAVAILABLE, reason)
 
     def _end(self, code: int, reason: str) -> None:
         self._fail(EtcdError(code, f"etcdserver: {reason}"))
