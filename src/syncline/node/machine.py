@@ -203,7 +203,7 @@ CORRECT_IT: Final = (
 def apply_failed(fsm: FSM[object], method: str, entries: Sequence[Entry], error: BaseException) -> NoReturn:
     """`apply` or `apply_batch` raised. Logs it, and raises the NodeFailed that stops the node."""
     if isinstance(error, NodeFailed):  # in words of its own
-        raise _told(error, error)
+        raise _logged(error, error)
     first, last = entries[0], entries[-1]
     where = f"entry {first.index}" if first is last else f"one of the entries {first.index} to {last.index}"
     text = (
@@ -211,10 +211,10 @@ def apply_failed(fsm: FSM[object], method: str, entries: Sequence[Entry], error:
         f"{'' if first is last else ' of the first'} begin with {first.data[:SHOWN_BYTES]!r}. {CORRECT_IT}. (To refuse"
         " a command, raise syncline.errors.Rejected.)"
     )
-    raise _told(NodeFailed(text), error) from error
+    raise _logged(NodeFailed(text), error) from error
 
 
-def _told(failure: NodeFailed, trace: BaseException | None = None) -> NodeFailed:
+def _logged(failure: NodeFailed, trace: BaseException | None = None) -> NodeFailed:
     """`failure`, logged. The error of a logging handler becomes a note of it, and does not hide why the node stops."""
     try:
         log.critical("%s", failure, exc_info=trace)
@@ -306,13 +306,13 @@ def restore_failed(fsm: FSM[object], index: int, file: str, error: BaseException
         raise error  # the disk, and not the state machine
     if isinstance(error, NodeFailed):  # in words of its own
         text = f"snapshot at entry {index} ({file}): {error}"
-        raise _told(NodeFailed(text)) from error
+        raise _logged(NodeFailed(text)) from error
     reason = str(error) if isinstance(error, SynclineError) else named_error(error)
     text = (
         f"{_method(fsm, 'restore')} failed on the snapshot at entry {index} ({file}), which is intact: {reason}."
         " Correct the state machine, or start the version of it that wrote the snapshot"
     )
-    raise _told(NodeFailed(text), error) from error
+    raise _logged(NodeFailed(text), error) from error
 
 
 def _method(fsm: FSM[object], method: str) -> str:

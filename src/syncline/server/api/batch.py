@@ -173,7 +173,10 @@ class BatchRoutes:
         if whole is not None and any(part.key is not None for part in parts):
             raise RequestError("give the batch an Idempotency-Key, or its operations a 'session', not both")
         reads_only = batch.reads_only
-        batch.check_reads() if reads_only else batch.encode()
+        if reads_only:
+            batch.check_reads()
+        else:
+            batch.encode()
         if not batch.parts:
             respond(self._response(batch, self._backend.store.revision))
             return

@@ -24,8 +24,8 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: int = 4 * MIB
     """A body, whole in memory before it is handled. Single routes may take less."""
     max_connections: int = 10_000
-    """Beyond it one that rests is closed for a new one, or one whose request is incomplete; if there is none, the new
-    one is told 503 and closed. Files and peers need descriptors too."""
+    """A further one takes the place of one without a request under way, or with an incomplete one. If there is none,
+    it gets 503 and is closed. Files and peers need descriptors too."""
     vital_connections: int = 32
     """Above `max_connections`, for health, metrics, version and status alone. A node whose
     connections are all watches is alive, and must not be restarted for want of an answer."""

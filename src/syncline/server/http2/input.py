@@ -358,8 +358,9 @@ class FrameInput:
 
     def _unsilence(self, stream: Http2Stream) -> bool:
         """Count a stream among the silent ones no more; whether it was one."""
-        if self.share.silent.pop(stream, stream) is not None:
+        if stream not in self.share.silent:
             return False
+        del self.share.silent[stream]
         self.silent -= 1
         return True
 
