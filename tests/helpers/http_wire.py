@@ -71,7 +71,21 @@ def answers_so_far(data: bytes) -> list[Answer]:
     return reader.answers
 
 
-class FakeTransport(asyncio.Transport):
+class PausedTransport(asyncio.Transport):
+    """A transport whose reading is paused once, and then resumed once."""
+
+    reading = True
+
+    def pause_reading(self) -> None:
+        assert self.reading
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        assert not self.reading
+        self.reading = True
+
+
+class FakeTransport(PausedTransport):
     """Keeps what is written. Above `high_water` unread bytes it asks the protocol to pause, as a socket's would."""
 
     def __init__(self, protocol: HttpConnection, *, high_water: int = 64 * 1024) -> None:
@@ -81,7 +95,6 @@ class FakeTransport(asyncio.Transport):
         self._write_paused = False
         self.written: list[bytes] = []
         self.unread = 0
-        self.reading = True
         self.closing = False
         self.closed = False
         self.aborted = False
@@ -107,14 +120,6 @@ class FakeTransport(asyncio.Transport):
             self._protocol.resume_writing()
         if self.closing and not self.unread:
             self._lose()
-
-    def pause_reading(self) -> None:
-        assert self.reading
-        self.reading = False
-
-    def resume_reading(self) -> None:
-        assert not self.reading
-        self.reading = True
 
     def close(self) -> None:
         self.closing = True

@@ -93,6 +93,8 @@ async def test_secret_enters_a_running_cluster_node_by_node(tmp_path: Path) -> N
                 await nodes.stop(name)
                 await nodes.start(name, **step)  # type: ignore[arg-type]
                 await (await nodes.leader()).apply(name.encode(), timeout=20)
+        for raft in list(nodes.rafts.values()):
+            await until(raft, lambda: nodes.machine(raft).items == [b"a", b"b", b"c"] * 2)  # noqa: B023 - awaited at once
 
 
 async def test_heartbeat_of_the_last_term_is_never_persisted(tmp_path: Path) -> None:
@@ -120,6 +122,7 @@ async def test_forward_with_an_impossible_number_ends_the_link_alone(tmp_path: P
         end.write(Batch([], [Forward([ForwardedProposal(number, 0, b"")])]))
         await end.closed_by_other_end()
         await leader.apply(b"goes on", timeout=10)
+        assert leader.is_leader
 
 
 async def test_greeting_of_one_member_stops_no_sound_node(tmp_path: Path) -> None:

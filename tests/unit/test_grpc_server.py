@@ -14,15 +14,16 @@ from pathlib import Path
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import ConnectionTerminated, DataReceived, StreamEnded
+from h2.events import ConnectionTerminated, DataReceived, Event, StreamEnded, TrailersReceived
 
 from syncline.client import AsyncClient
 from syncline.server.app import KvServer
+from syncline.server.etcd.errors import UNAVAILABLE
 from syncline.server.etcd.messages import Message
 from syncline.server.etcd.protobuf import decode, encode
 from syncline.server.http2.header_blocks import HeaderDecoder, field
 from syncline.server.logs import set_up_logging
-from tests.helpers.http2_wire import PUT, RANGE, framed, kind_of
+from tests.helpers.http2_wire import PUT, RANGE, WATCH, framed, kind_of
 from tests.unit.test_server_app import TLS_FILES, settings
 
 
@@ -42,6 +43,31 @@ class Channel:
 
     async def call(self, path: str, message: Message) -> Message:
         """The answer. Raises `ConnectionError` with the reason if the server ends the connection."""
+        self._ask(path, message, is_last=True)
+        received = b""
+        while True:
+            for event in await self._events():
+                if isinstance(event, DataReceived):
+                    received += event.data
+                elif isinstance(event, StreamEnded):
+                    return decode(kind_of(path).replace("Request", "Response"), received[5:])
+                elif isinstance(event, ConnectionTerminated):
+                    raise ConnectionError(event.additional_data)
+
+    async def begin(self, path: str, message: Message) -> None:
+        """Open a stream with a first message, and wait for its first answer."""
+        self._ask(path, message, is_last=False)
+        while not any(isinstance(event, DataReceived) for event in await self._events()):
+            pass
+
+    async def status(self) -> str:
+        """The status with which the open stream ends."""
+        while True:
+            for event in await self._events():
+                if isinstance(event, TrailersReceived):
+                    return str(dict(event.headers)["grpc-status"])  # type: ignore[index]  # text: `header_encoding`
+
+    def _ask(self, path: str, message: Message, *, is_last: bool) -> None:
         client, stream = self._client, self._client.get_next_available_stream_id()
         head = [
             (":method", "POST"),
@@ -51,19 +77,13 @@ class Channel:
             ("content-type", "application/grpc"),
         ]
         client.send_headers(stream, head)
-        client.send_data(stream, framed(encode(kind_of(path), message)), end_stream=True)
-        received = b""
-        while True:
-            self._writer.write(client.data_to_send())
-            data = await self._reader.read(65_536)
-            assert data, "the server has closed the connection"
-            for event in client.receive_data(data):
-                if isinstance(event, DataReceived):
-                    received += event.data
-                elif isinstance(event, StreamEnded):
-                    return decode(kind_of(path).replace("Request", "Response"), received[5:])
-                elif isinstance(event, ConnectionTerminated):
-                    raise ConnectionError(event.additional_data)
+        client.send_data(stream, framed(encode(kind_of(path), message)), end_stream=is_last)
+
+    async def _events(self) -> list[Event]:
+        self._writer.write(self._client.data_to_send())
+        data = await self._reader.read(65_536)
+        assert data, "the server has closed the connection"
+        return self._client.receive_data(data)
 
     def close(self) -> None:
         self._writer.close()
@@ -141,10 +161,12 @@ def test_grpc_offered_imports_its_package_before_a_client_comes() -> None:
     assert done.stdout == "False True\n"
 
 
-async def test_grpc_server_stops_with_streams_open(tmp_path: Path) -> None:
+async def test_grpc_server_that_stops_ends_open_watches(tmp_path: Path) -> None:
+    """With a status, after which the client watches at another node."""
     async with await KvServer.open(settings(tmp_path)) as server:
         channel = await Channel.open(server)
-        await channel.call(PUT, {"key": b"a", "value": b"1"})
+        await channel.begin(WATCH, {"create_request": {"key": b"a"}})
+    assert await channel.status() == str(UNAVAILABLE)
     channel.close()
 
 

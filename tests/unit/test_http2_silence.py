@@ -56,6 +56,11 @@ async def drip(wire: Http2Wire, stream: int, data: bytes, *, bytes_per_s: int) -
     return wire.now_s - began_s
 
 
+async def later(wire: Http2Wire, seconds: float) -> None:
+    wire.advance(seconds)
+    await wire.settle()
+
+
 @pytest.mark.parametrize("path", [PUT, WATCH, KEEP_ALIVE])
 async def test_http2_message_below_the_least_rate_is_given_up(path: str) -> None:
     """A byte a second would hold a stream for weeks."""
@@ -91,11 +96,9 @@ async def test_http2_second_message_of_a_stream_has_the_same_limit() -> None:
     wire.advance(300, step=1)
     wire.client.send_data(stream, framed(encode(kind_of(WATCH), CREATE))[:6])
     await wire.settle()
-    wire.advance(25)
-    await wire.settle()
+    await later(wire, 25)
     assert not wire.views[stream].ended
-    wire.advance(10)
-    await wire.settle()
+    await later(wire, 10)
     assert wire.views[stream].status == DEADLINE_EXCEEDED
 
 
@@ -104,11 +107,9 @@ async def test_http2_call_with_one_message_must_send_it(path: str) -> None:
     wire = streaming_wire()
     stream = wire.open(path)
     await wire.settle()
-    wire.advance(28)
-    await wire.settle()
+    await later(wire, 28)
     assert not wire.views[stream].ended
-    wire.advance(4)
-    await wire.settle()
+    await later(wire, 4)
     assert wire.views[stream].status == DEADLINE_EXCEEDED
 
 

@@ -12,6 +12,7 @@ import pytest
 from syncline.platform.tls import NotTls, new_context
 from syncline.platform.tls_accept import TURN_S, HandshakeTurns, TlsAccept, TlsAware
 from syncline.server.http.tls import MAX_HANDSHAKES, MAX_HANDSHAKES_PER_HOST, TlsDoor
+from tests.helpers.http_wire import PausedTransport
 from tests.unit.test_server_app import TLS_FILES
 
 TIMEOUT_S = 5.0
@@ -19,14 +20,13 @@ LARGE = bytes(range(256)) * 200
 """More than two records."""
 
 
-class Socket(asyncio.Transport):
+class Socket(PausedTransport):
     """The TCP transport under TLS: it keeps what is written."""
 
     def __init__(self, host: str = "127.0.0.1") -> None:
         super().__init__({"peername": (host, 4711)})
         self.written = bytearray()
         self.ended = ""
-        self.reading = True
         self.aborted = asyncio.Event()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -37,14 +37,6 @@ class Socket(asyncio.Transport):
         taken = bytes(self.written)
         self.written.clear()
         return taken
-
-    def pause_reading(self) -> None:
-        assert self.reading
-        self.reading = False
-
-    def resume_reading(self) -> None:
-        assert not self.reading
-        self.reading = True
 
     def is_closing(self) -> bool:
         return self.ended in {"closed", "aborted"}
