@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -120,6 +121,16 @@ def test_hints_name_living_nodes_only(plan: UpPlan) -> None:
     assert "kill" not in hints, "two of three are left: both are needed"
     assert "kill -9 4000003 " in "\n".join(how_to_use(plan, three("follower", "follower", "leader")))
     assert "curl" not in "\n".join(how_to_use(plan, three("ended", "ended", "starting")))
+
+
+def test_plain_view_counts_the_nodes_that_run(plan: UpPlan, capsys: pytest.CaptureFixture[str]) -> None:
+    """A node may have ended before the others were ready."""
+    ended = msgspec.structs.replace(node(1, "ended"), note="ended with status 5 (log: d/n1/log)")
+    PlainView().ready(plan, [ended, *three("ended", "follower", "leader")[1:]])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].endswith("peers h:1  ended with status 5 (log: d/n1/log)")
+    assert lines[2].endswith("pid 4000002")
+    assert lines[4].startswith("ready: 2 of 3 nodes, data in ")
 
 
 def test_live_hints_follow_a_nodes_end(terminal: Terminal, plan: UpPlan) -> None:

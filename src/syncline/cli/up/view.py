@@ -118,10 +118,13 @@ class PlainView:
         self.say(f"console: {console_url(plan, nodes)}")
         width = max(len(node.http) for node in nodes)
         for node in nodes:
-            self.say(f"{node.name:<4} {node.state:<9} {node.http:<{width}}  peers {node.peer}  pid {node.pid}")
+            row = f"{node.name:<4} {node.state:<9} {node.http:<{width}}  peers {node.peer}"
+            self.say(f"{row}  {node.note}" if node.state == "ended" else f"{row}  pid {node.pid}")
         if any(node.state == GUARDED for node in nodes):
             self.say(f"{GUARDED}: the node serves; {GUARDED_NOTE}")
-        self.say(f"ready: {len(nodes)} nodes, data in {plan.data_dir}, logs in {plan.data_dir}/<name>/log")
+        ended = sum(node.state == "ended" for node in nodes)
+        number = f"{len(nodes) - ended} of {len(nodes)}" if ended else str(len(nodes))
+        self.say(f"ready: {number} nodes, data in {plan.data_dir}, logs in {plan.data_dir}/<name>/log")
         for line in how_to_use(plan, nodes):
             self.say(f"  {line}")
 
