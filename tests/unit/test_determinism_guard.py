@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import datetime as dt
+import gc
 import os
 import random
 import socket
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from syncline import Entry, Machine, command
 from syncline.testing import FSMProblem, NotDeterministic, check_fsm, guard_determinism
+from syncline.testing.fsm.line_trace import trace
 
 
 def environment() -> object:
@@ -102,3 +104,69 @@ def test_check_fsm_reports_hidden_calls() -> None:
     with pytest.raises(FSMProblem, match=r"add.* reads the time") as found:
         check_fsm(Hidden, [Hidden.add.encode()], processes=False)
     assert found.value.index == 1
+
+
+class Cycle:
+    """It is freed by a run of the collector alone."""
+
+    def __init__(self) -> None:
+        self.myself = self
+
+    def __del__(self) -> None:
+        time.time()
+
+
+class Allocating(Machine):
+    """Its command makes the collector run, unless that is put off."""
+
+    made: list[list[int]]
+
+    @command
+    def make(self) -> int:
+        self.made = list(map(list, [(1,)] * (3 * gc.get_threshold()[0])))  # within one line
+        return len(self.made)
+
+
+@pytest.fixture
+def collector_reads_the_time() -> Iterator[list[str]]:
+    """A callback of the collector that reads the time, as one of hypothesis does. The list has its runs."""
+    runs: list[str] = []
+
+    def callback(phase: str, info: dict[str, int]) -> None:
+        time.time()
+        runs.append(phase)
+
+    enabled = gc.isenabled()
+    gc.enable()
+    gc.callbacks.append(callback)
+    yield runs
+    gc.callbacks.remove(callback)
+    if not enabled:
+        gc.disable()
+
+
+def test_guard_leaves_out_the_garbage_collector(collector_reads_the_time: list[str]) -> None:
+    Cycle()
+    with guard_determinism():
+        assert Allocating().apply(Entry(1, 1, Allocating.make.encode()))
+        assert not collector_reads_the_time
+    assert gc.isenabled()
+    Allocating().apply(Entry(1, 1, Allocating.make.encode()))
+    assert collector_reads_the_time
+
+
+def test_guard_leaves_a_disabled_collector_disabled() -> None:
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        with guard_determinism():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def test_line_trace_leaves_out_the_garbage_collector(collector_reads_the_time: list[str]) -> None:
+    lines = trace(Allocating(), [Allocating.make.encode()], 1).lines
+    assert {line.function for line in lines} == {"make"}

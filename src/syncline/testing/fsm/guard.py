@@ -13,6 +13,7 @@ other processes of `check_fsm` find these, with their line (`line_trace`).
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
@@ -23,7 +24,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
-__all__ = ["MOST", "NotDeterministic", "guard_determinism", "is_guarded", "is_users_code"]
+__all__ = ["MOST", "NotDeterministic", "guard_determinism", "is_guarded", "is_users_code", "without_collections"]
 
 _CLOCK, _CHANCE, _FILES = "the time", "a random number", "files or the network"
 
@@ -123,14 +124,31 @@ def guard_determinism(*, files: bool = True) -> Iterator[None]:
                 found = f"{place.f_code.co_filename}:{place.f_lineno} ({place.f_code.co_name}) reads {what}"
                 findings[f"{found}: {_INSTEAD.get(what, _ARGUMENT)}"] = None
 
-    before = sys.getprofile()
-    sys.setprofile(watch)
+    with without_collections():
+        before = sys.getprofile()
+        sys.setprofile(watch)
+        try:
+            yield
+        finally:
+            sys.setprofile(before)
+    if findings:
+        raise NotDeterministic(list(findings))
+
+
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """Put the garbage collector's runs off to the end of the block, unless its code calls for one.
+
+    A run may begin at any line. It calls `gc.callbacks`, and finalizers of objects that the block has nothing to do
+    with: what these read would be taken for the block's.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
     try:
         yield
     finally:
-        sys.setprofile(before)
-    if findings:
-        raise NotDeterministic(list(findings))
+        if enabled:
+            gc.enable()
 
 
 def is_guarded() -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from syncline.node.fsm import FSM
-from syncline.testing.fsm.guard import is_users_code
+from syncline.testing.fsm.guard import is_users_code, without_collections
 from syncline.testing.fsm.run import apply
 
 if TYPE_CHECKING:
@@ -64,12 +64,13 @@ def trace(fsm: FSM[object], commands: Sequence[bytes], traced: int) -> CommandTr
         if number < traced:
             apply(fsm, number, command)
             continue
-        before = sys.gettrace()
-        sys.settrace(_recorder(lines))
-        try:
-            apply(fsm, number, command)
-        finally:
-            sys.settrace(before)
+        with without_collections():
+            before = sys.gettrace()
+            sys.settrace(_recorder(lines))
+            try:
+                apply(fsm, number, command)
+            finally:
+                sys.settrace(before)
     return CommandTrace(states, lines)
 
 
