@@ -17,7 +17,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["ASYNC_PRELUDE", "PRELUDE", "RunningProgram", "running_command", "running_program"]
+__all__ = ["ASYNC_PRELUDE", "PRELUDE", "RunningProgram", "is_alive", "running_command", "running_program"]
 
 DEADLINE_S: Final = 20.0
 PATH: Final = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
@@ -96,7 +96,7 @@ class RunningProgram:
         """Stop it where it is; the moment from which on it surely does not run."""
         self.send(signal.SIGSTOP)
         async with asyncio.timeout(DEADLINE_S):
-            while not _is_stopped(self.process.pid):  # noqa: ASYNC110 - the kernel tells nobody but a waiting parent
+            while _state_of(self.process.pid) != "T":  # noqa: ASYNC110 - the kernel tells nobody but a waiting parent
                 await asyncio.sleep(0.001)
         return time.monotonic()
 
@@ -107,9 +107,18 @@ class RunningProgram:
             return await self.process.wait()
 
 
-def _is_stopped(pid: int) -> bool:
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        return file.read().rsplit(b")", 1)[1].split()[0] == b"T"
+def is_alive(pid: int) -> bool:
+    """Whether a process, of any parent, has not ended."""
+    return _state_of(pid) not in "ZX"
+
+
+def _state_of(pid: int) -> str:
+    """The kernel's letter for it; X for one that is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rsplit(b")", 1)[1].split()[0].decode()
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
 
 
 def _parsed(line: bytes) -> Said:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.process_cluster import Cluster
+from tests.helpers.programs import is_alive
 
 DEADLINE_S = 30.0
 
@@ -120,14 +121,6 @@ def until(holds: Callable[[], bool], what: str) -> None:
     while not holds():
         assert time.monotonic() < end_s, f"not within {DEADLINE_S:g} s: {what}"
         time.sleep(0.01)  # a poll of a child process
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return stat.rsplit(")", 1)[1].split()[0] not in "ZX"
 
 
 def status(process: subprocess.Popen[bytes]) -> int:

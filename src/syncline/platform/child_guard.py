@@ -4,8 +4,10 @@ A program that holds a lock for a child process must end the child before anothe
 killed, or stopped (SIGSTOP), and then can't. The guard can. It knows the process group, and the time by which it must
 have ended. It sees the end of the program at once, by the end of a pipe.
 
-On Linux the child itself is told to die with its parent, too (`PR_SET_PDEATHSIG`). That covers the moment before the
-guard knows the group, and the death of both at once; it does not reach the child's own children.
+The child itself tells the guard of its group before its program begins: the parent may be stopped at once.
+
+On Linux the child is also arranged to die with its parent (`PR_SET_PDEATHSIG`). That covers the death of the parent and
+the guard at once; it does not reach the child's own children.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["ChildGuard", "death_with_parent", "steady_s"]
+__all__ = ["ChildGuard", "steady_s"]
 
 _MESSAGE: Final = struct.Struct("=qd")
 """A process group (0: none), and the time at which it must have ended."""
@@ -62,6 +64,20 @@ class ChildGuard:
         os.close(reading)
         self._pid = pid
 
+    def before_program(self, until_s: float) -> Callable[[], None]:
+        """What a new process, the first of its group, calls before its program begins (`preexec_fn`).
+
+        The group is watched from then on, as by `watch`. If the program can't be started, call `leave`.
+        """
+        die_with_parent = _death_with_parent()
+
+        def arrange() -> None:
+            if die_with_parent is not None:
+                die_with_parent()
+            self.watch(os.getpid(), until_s)
+
+        return arrange
+
     def watch(self, group: int, until_s: float) -> None:
         """Kill the process group at `until_s`, of `steady_s`, unless this is called again by then."""
         self._send(group, until_s)
@@ -84,7 +100,7 @@ class ChildGuard:
             raise OSError("the process that guards the command has ended: was it killed?") from None
 
 
-def death_with_parent() -> Callable[[], None] | None:
+def _death_with_parent() -> Callable[[], None] | None:
     """What a new process calls before its program begins, to be killed as soon as this one dies. None: not offered."""
     if sys.platform != "linux":
         return None

@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol, cast
 import msgspec
 
 from syncline.cli.exits import EXIT_CANT_RUN, EXIT_NO_COMMAND, Failure
-from syncline.platform.child_guard import ChildGuard, death_with_parent, steady_s
+from syncline.platform.child_guard import ChildGuard, steady_s
 
 __all__ = ["CommandHold", "Ended", "GuardedCommand", "StopTimes", "check_command"]
 
@@ -103,13 +103,12 @@ class GuardedCommand:
         Raises:
             Failure: the command can't be started.
         """
-        process = await self._start(environment)
+        process = await self._start(environment, _guard_until_s(hold, times))
         self._group, self._hold, self._times = process.pid, hold, times
         ended = asyncio.ensure_future(process.wait())
         lost = False
         try:
             if hold is None:
-                self._guard.watch(self._group, float("inf"))
                 await asyncio.wait([ended])
             else:
                 lost = await self._run_held(ended, hold)
@@ -139,25 +138,27 @@ class GuardedCommand:
                     self._send(signal.SIGTERM)
                 if kill_at_s == float("inf"):
                     left_s -= times.grace_s
-                self._guard.watch(self._group, steady_s() + hold.rest_s - times.kill_s / 2)
+                self._guard.watch(self._group, _guard_until_s(hold, times))
                 waited: list[asyncio.Future[Any]] = [ended, losing]
                 await asyncio.wait(waited, timeout=left_s - times.kill_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             losing.cancel()
         return kill_at_s < float("inf")
 
-    async def _start(self, environment: Mapping[str, str]) -> asyncio.subprocess.Process:
+    async def _start(self, environment: Mapping[str, str], until_s: float) -> asyncio.subprocess.Process:
         name = self._command[0]
         try:
             return await asyncio.create_subprocess_exec(
                 *self._command,
                 env=cast("dict[str, str]", environment),
                 start_new_session=True,
-                preexec_fn=death_with_parent(),
+                preexec_fn=self._guard.before_program(until_s),
             )
         except FileNotFoundError as error:
+            self._guard.leave()
             raise Failure(f"{name}: command not found", EXIT_NO_COMMAND, as_json=self._as_json) from error
         except OSError as error:
+            self._guard.leave()
             text = f"can't run {name}: {error.strerror or error}"
             raise Failure(text, EXIT_CANT_RUN, as_json=self._as_json) from error
 
@@ -180,3 +181,8 @@ class GuardedCommand:
         if self._group:
             over = self._hold is not None and self._hold.rest_s <= self._times.kill_s
             self._send(signal.SIGKILL if over else signal.SIGCONT)
+
+
+def _guard_until_s(hold: CommandHold | None, times: StopTimes) -> float:
+    """When the guard kills the command, by its clock."""
+    return float("inf") if hold is None else steady_s() + hold.rest_s - times.kill_s / 2
