@@ -14,8 +14,10 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 
+import msgspec
+
 from syncline.consensus.rawnode import RawNode
-from syncline.consensus.types import Message, NodeId
+from syncline.consensus.types import Message, NodeId, Snapshot
 from syncline.decoding import UNDECODABLE
 from syncline.errors import Closed, CorruptionError, NothingToSnapshot, StorageError, SynclineError, TransportError
 from syncline.node.applier import Applier, SnapshotWork
@@ -412,13 +414,19 @@ class Snapshotter:
         offered = _checked_offer(manifest)
         if message.snapshot is None or message.snapshot.meta != offered.meta:
             raise TransportError("the snapshot's manifest and the message that brings it do not agree")
-        held = next((own for own in store.list() if own.meta == offered.meta), None)
-        if held is not None:
-            return _IncomingSnapshot(self, receives, message, None, held.size_bytes)
+        if any(own.meta == offered.meta for own in store.list()):
+            return _IncomingSnapshot(self, receives, message, None, offered.size_bytes)
         if offered.index <= self._parts.core.commit_index:
             # Nothing in it is new; the core answers the leader, which then continues from there.
             self._callbacks.step(sender, [message])
             raise TransportError(f"entry {offered.index} is committed here already: no snapshot is needed")
+        newest = store.newest()
+        if newest is not None and newest.index >= offered.index:
+            # An earlier leader's, which became durable when its term was over: the core has ignored it. All of it is
+            # committed, so this leader has its entries too, and the store takes no older one any more.
+            log.info("snapshot at entry %d: installing the one at %d that is here", offered.index, newest.index)
+            message = msgspec.structs.replace(message, snapshot=Snapshot(newest.meta))
+            return _IncomingSnapshot(self, receives, message, None, offered.size_bytes)
         receiver = await receives.run(lambda: store.receive(offered))
         return _IncomingSnapshot(self, receives, message, receiver, receiver.received)
 
