@@ -16,14 +16,11 @@ from syncline.consensus.types import MembershipState, Message, MessageType, Node
 from syncline.errors import CorruptionError, Rejected, TransportError
 from syncline.testing.sim.loop import SimLoop, run_simulation
 from syncline.testing.sim.net import SimNetwork
-from syncline.testing.sim.transport import WINDOW_BYTES
-from syncline.transport.handshake import Hello, Purpose
 from syncline.transport.limits import TransportLimits
 from syncline.transport.messages import IncomingSnapshot
 from syncline.transport.peers import Transport
-from syncline.transport.snapshot_stream.protocol import Accept, Ack, Chunk, Done, End, FromReceiver, Offer, Reject
-from syncline.transport.wire import encode_frame
-from tests.helpers.transport import CLUSTER, Cluster, FakeHandler, RawEnd, Watch, cluster, heartbeat, opening
+from syncline.transport.snapshot_stream.protocol import FromReceiver, Reject
+from tests.helpers.transport import Cluster, FakeHandler, Watch, cluster, heartbeat
 
 LIMITS = TransportLimits(snapshot_chunk_bytes=1000, snapshot_window_bytes=5000)
 SNAP = Message(
@@ -420,108 +417,6 @@ class TestGivingUp:
             assert [sink.events for sink in world.sinks] == [["abort"]], "done when `close` returns"
             with pytest.raises(TransportError, match="no progress"):
                 await transfer
-
-        simulate(main)
-
-
-class TestBadSenders:
-    @pytest.mark.parametrize(
-        "frames",
-        [
-            [Chunk(0, b"x")],
-            [Offer(msgspec.structs.replace(SNAP, sender=3, to=1), b"", 10)],
-            [Offer(msgspec.structs.replace(SNAP, type=MessageType.APP, sender=2, to=1), b"", 10)],
-            [Offer(msgspec.structs.replace(SNAP, sender=2, to=1), b"", 10), Chunk(5, b"x")],
-            [Offer(msgspec.structs.replace(SNAP, sender=2, to=1), b"", 10), Chunk(0, bytes(11))],
-            [Offer(msgspec.structs.replace(SNAP, sender=2, to=1), b"", 10), Chunk(0, b"")],
-            [Offer(msgspec.structs.replace(SNAP, sender=2, to=1), b"", 10), End()],
-            [Offer(msgspec.structs.replace(SNAP, sender=2, to=1), b"", 10)] * 2,
-            ["nonsense"],
-        ],
-    )
-    async def test_frames_out_of_place_end_the_transfer(self, frames: list[object]) -> None:
-        async with cluster() as nodes:
-            first, handler = await nodes.add(1)
-            sinks: list[MemorySink] = []
-
-            def offered(sender: NodeId, message: Message, manifest: bytes) -> IncomingSnapshot:
-                sinks.append(MemorySink(bytearray()))
-                return sinks[-1]
-
-            handler.on_offer = offered
-            peer = await RawEnd.enter(first.address, sender=2, to=1, purpose=Purpose.SNAPSHOT)
-            for frame in frames:
-                peer.write(frame)
-            await peer.closed_by_other_end()
-            assert first.counters.bad_frames == 1
-            assert all(sink.events == ["abort"] for sink in sinks)
-
-    async def test_answers_of_the_receiver_step_by_step(self) -> None:
-        async with cluster() as nodes:
-            first, handler = await nodes.add(1)
-            handler.on_offer = lambda sender, message, manifest: MemorySink(bytearray(b"12345"))
-            peer = await RawEnd.enter(first.address, sender=2, to=1, purpose=Purpose.SNAPSHOT)
-
-            async def answer() -> FromReceiver:
-                return from_receiver.decode(await peer.read_payload())
-
-            peer.write(Offer(msgspec.structs.replace(SNAP, sender=2, to=1), b"", 10))
-            assert await answer() == Accept(5)
-            peer.write(Chunk(5, b"678"))
-            assert await answer() == Ack(8)
-            peer.write(Chunk(8, b"90"))
-            assert await answer() == Ack(10)
-            peer.write(End())
-            assert await answer() == Done()
-            assert await peer.closed_by_other_end() == b""
-
-    def test_a_sender_that_ignores_the_window_is_not_read_any_more(self) -> None:
-        async def main(world: World) -> None:
-            def prepare(sink: MemorySink) -> None:
-                sink.write_takes_s = 3600.0
-
-            world.prepare = prepare
-            transport, _ = await world.network.host("a").connect(asyncio.Protocol, "b", 1, timeout_s=1)
-            hello = Hello(2, 2, CLUSTER, 1, 2, Purpose.SNAPSHOT)
-            transport.write(opening(hello))
-            await asyncio.sleep(1)
-            transport.write(encode_frame(hello, 4096))
-            transport.write(encode_frame(Offer(SNAP, b"", 10_000_000), 1 << 20))
-            for offset in range(0, 10_000_000, 10_000):
-                transport.write(encode_frame(Chunk(offset, bytes(10_000)), 1 << 20))
-            await asyncio.sleep(10)
-            taken = 10_000_000 - transport.get_write_buffer_size()
-            assert taken < 2 * WINDOW_BYTES, "what the two systems buffer, and little more"
-            transport.abort()
-
-        simulate(main)
-
-    def test_a_receiver_that_holds_more_than_there_is_refuses(self) -> None:
-        async def main(world: World) -> None:
-            world.held += bytes(5001)
-            with pytest.raises(TransportError, match="no progress"):
-                await world.send(MemorySource(payload(5000)))
-
-        simulate(main)
-
-    def test_a_bug_in_the_sink_is_not_taken_for_the_peer_s_fault(self) -> None:
-        async def main(world: World) -> None:
-            errors: list[BaseException] = []
-            world.loop.set_exception_handler(lambda loop, context: errors.append(context["exception"]))
-
-            def prepare(sink: MemorySink) -> None:
-                def broken(written: int) -> None:
-                    raise ZeroDivisionError
-
-                sink.on_write = broken
-
-            world.prepare = prepare
-            with pytest.raises(TransportError):
-                await world.send(MemorySource(payload(5000)))
-            assert all(isinstance(error, ZeroDivisionError) for error in errors)
-            assert len(errors) == LIMITS.snapshot_attempts
-            assert all(sink.events == ["abort"] for sink in world.sinks)
-            assert world.second.counters.bad_frames == 0
 
         simulate(main)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import msgspec
 
@@ -39,6 +39,10 @@ __all__ = [
     "SnapshotStream",
     "check_offer",
 ]
+
+HELD_FRAME_BYTES: Final = 256
+"""Memory that a frame takes beside its payload while it waits: without it tiny ones would take a hundred times the
+window."""
 
 
 class Offer(msgspec.Struct, array_like=True, tag=1, frozen=True):
@@ -121,7 +125,7 @@ class SnapshotStream(Established):
             if not self._payloads:
                 raise StreamInterrupted(self._lost or "closed")
         payload = self._payloads.popleft()
-        self._waiting_bytes -= len(payload)
+        self._waiting_bytes -= len(payload) + HELD_FRAME_BYTES
         if self._paused and self._waiting_bytes <= self._limits.snapshot_window_bytes // 2:
             self._paused = False
             self.connection.resume_reading()
@@ -161,7 +165,7 @@ class SnapshotStream(Established):
     def on_frames(self, connection: Connection, payloads: list[memoryview]) -> None:
         for payload in payloads:
             self._payloads.append(payload)
-            self._waiting_bytes += len(payload)
+            self._waiting_bytes += len(payload) + HELD_FRAME_BYTES
         if not self._paused and self._waiting_bytes > self._limits.snapshot_window_bytes:
             self._paused = True
             connection.pause_reading()

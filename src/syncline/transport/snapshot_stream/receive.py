@@ -31,6 +31,9 @@ __all__ = ["SnapshotReceiver"]
 
 _decoder: Final[msgspec.msgpack.Decoder[FromSender]] = msgspec.msgpack.Decoder(FromSender)
 
+MAX_UNSENT_ANSWER_BYTES: Final = 64 * 1024
+"""Of a sender that does not read the answers. One takes some bytes, and a window has few chunks."""
+
 
 class SnapshotReceiver:
     """One incoming transfer. Its task ends by itself; the sink keeps the bytes that were written before a loss.
@@ -68,8 +71,11 @@ class SnapshotReceiver:
 
     def keep_alive(self) -> None:
         """Send a sign of life. Called at intervals, because the check of a large snapshot takes long."""
-        if self._working and self._stream.connection.open:
+        if self._working and self._stream.connection.open and not self._is_unread():
             self._stream.write(Ack(self._received))
+
+    def _is_unread(self) -> bool:
+        return self._stream.connection.unsent_bytes > MAX_UNSENT_ANSWER_BYTES
 
     async def _run(self, previous: SnapshotReceiver | None) -> None:
         try:
@@ -141,6 +147,8 @@ class SnapshotReceiver:
                     raise FrameError(f"a chunk from {item.offset} to {end}, at byte {self._received} of {size_bytes}")
                 await sink.write(item.data)
                 self._received = end
+                if self._is_unread():
+                    raise FrameError("the sender does not read the answers")
                 self._stream.write(Ack(end))
             elif isinstance(item, End):
                 if self._received != size_bytes:
