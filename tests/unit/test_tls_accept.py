@@ -10,12 +10,15 @@ import ssl
 import pytest
 
 from syncline.platform.tls import NotTls, new_context
-from syncline.platform.tls_accept import TURN_S, HandshakeTurns, TlsAccept, TlsAware
+from syncline.platform.tls_accept import MAX_UNREAD_ANSWERS_BYTES, TURN_S, HandshakeTurns, TlsAccept, TlsAware
 from syncline.server.http.tls import MAX_HANDSHAKES, MAX_HANDSHAKES_PER_HOST, TlsDoor
 from tests.helpers.http_wire import PausedTransport
 from tests.unit.test_server_app import TLS_FILES
 
 TIMEOUT_S = 5.0
+KEY_UPDATE_BYTES = 27
+"""A record of TLS 1.3 that changes the key."""
+
 LARGE = bytes(range(256)) * 200
 """More than two records."""
 
@@ -37,6 +40,9 @@ class Socket(PausedTransport):
         taken = bytes(self.written)
         self.written.clear()
         return taken
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.written)
 
     def is_closing(self) -> bool:
         return self.ended in {"closed", "aborted"}
@@ -224,6 +230,32 @@ async def test_accepted_tls_that_the_client_ends_is_an_end_of_input(version: ssl
     assert bytes(ends.owner.received) == b"last"
     assert ends.owner.notes == ["begins", "made", "eof"]
     assert ends.socket.ended == "closed"
+
+
+class AskingForKeys:
+    """OpenSSL, if each read has a change of the key alone that asks for the other direction's."""
+
+    def __init__(self, outgoing: ssl.MemoryBIO) -> None:
+        self._outgoing = outgoing
+
+    def read(self, size: int) -> bytes:
+        self._outgoing.write(bytes(KEY_UPDATE_BYTES))
+        raise ssl.SSLWantReadError
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_accepted_tls_bounds_unread_answers_to_new_keys(reads: bool) -> None:
+    ends = Ends()
+    ends.shake_hands()
+    ends.server._object = AskingForKeys(ends.server._outgoing)  # type: ignore[assignment]
+    for _ in range(MAX_UNREAD_ANSWERS_BYTES // KEY_UPDATE_BYTES + 1):
+        assert not ends.socket.ended
+        ends.server.data_received(bytes(KEY_UPDATE_BYTES))
+        if reads:
+            ends.socket.taken()
+    assert ends.socket.ended == ("" if reads else "aborted")
+    ends.server.connection_lost(None)
+    assert ("does not read the answers" in str(ends.owner.error)) is not reads
 
 
 async def test_accepted_tls_ends_at_a_forged_record() -> None:

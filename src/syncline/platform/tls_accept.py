@@ -33,6 +33,9 @@ milliseconds."""
 COST_S: Final = 1e-5
 """What 1 of the budget stands for."""
 
+MAX_UNREAD_ANSWERS_BYTES: Final = 64 * 1024
+"""Answers to changes of the key: OpenSSL answers each one that the other end asks for, whether or not that reads."""
+
 HANDSHAKE: Final = 0
 OPEN: Final = 1
 FAILED: Final = 2
@@ -96,6 +99,8 @@ class TlsAccept(asyncio.Protocol, asyncio.Transport):
         self._stage = HANDSHAKE
         self._looked = False
         self._closing = False
+        self._unread_answers = 0
+        """Bytes of answers to changes of the key, since the other end has last taken all that was written."""
         self._failure: Exception | None = None
         """Why the handshake or the connection failed. The transport knows only that it has ended."""
         self._timer: asyncio.TimerHandle | None = None
@@ -230,7 +235,7 @@ class TlsAccept(asyncio.Protocol, asyncio.Transport):
             self._failure = self._failure or error
             ended = True
         if self._outgoing.pending:  # alerts, and answers to changes of the key
-            self._send()
+            self._send_answers()
         received = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if received and not self._closing:
             self._inner.data_received(received)
@@ -238,6 +243,16 @@ class TlsAccept(asyncio.Protocol, asyncio.Transport):
             if self._failure is None:
                 self._inner.eof_received()
             self.close()
+
+    def _send_answers(self) -> None:
+        """End the connection instead if the other end asks for answers without an end and reads none."""
+        before = self._unread_answers if self._raw.get_write_buffer_size() else 0
+        self._unread_answers = before + self._outgoing.pending
+        if self._unread_answers <= MAX_UNREAD_ANSWERS_BYTES:
+            self._send()
+            return
+        self._failure = self._failure or ConnectionAbortedError("it asks for new keys and does not read the answers")
+        self.abort()
 
     def _send(self) -> None:
         if self._outgoing.pending:
