@@ -118,6 +118,24 @@ class TestLimits:
 
         run(scenario())
 
+    def test_link_is_reset_if_more_waits_than_its_queues_let_through(self, run: Run) -> None:
+        """The event loop's TLS answers changes of the key, which no queue counts, whether or not the peer reads."""
+
+        async def scenario() -> None:
+            limits = msgspec.structs.replace(QUICK, frame_bytes=10_000, send_buffer_bytes=10_000, stall_timeout_s=600.0)
+            async with cluster() as nodes, raw_listener() as (address, arrivals):
+                first, handler = await nodes.add(1, limits=limits)
+                first.set_peer(2, address)
+                await welcomed(arrivals)
+                await handler.heard("up 2")
+                connection = first._links[2]._connection
+                assert connection is not None
+                connection.write(bytes(64_000_000))  # more than the system and the peer's reader take
+                await handler.heard("down 2")
+                assert "and the other end does not read" in handler.reasons[0]
+
+        run(scenario())
+
     def test_a_quiet_link_that_answers_is_kept(self, run: Run) -> None:
         async def scenario() -> None:
             async with cluster() as nodes, raw_listener() as (address, arrivals):

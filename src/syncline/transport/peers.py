@@ -521,12 +521,15 @@ class Transport:
                 self._check(connection, now_s)
 
     def _check(self, connection: Connection, now_s: float) -> None:
-        if connection.closing_s is None:
+        limits = self._limits
+        fault: str | None = None
+        if connection.unsent_bytes > limits.send_buffer_bytes + limits.frame_bytes:
+            # No queue of ours lets so much through: TLS answers each change of the key that the other end asks for.
+            fault = f"{connection.unsent_bytes} bytes wait to be sent, and the other end does not read"
+        elif connection.closing_s is None:
             fault = connection.owner.overdue(connection, now_s)
-        elif connection.waited_s(connection.closing_s, now_s) > self._limits.handshake_timeout_s:
+        elif connection.waited_s(connection.closing_s, now_s) > limits.handshake_timeout_s:
             fault = "the other end does not take what is left"
-        else:
-            fault = None
         if fault is not None:
             connection.reset(fault)
 
