@@ -406,6 +406,20 @@ def test_of_interrupted_ones_only_the_newest_of_use_is_kept(tmp_path: Path) -> N
     assert [name for name in names(tmp_path) if name.endswith(".part")] == []
 
 
+def test_interrupted_one_goes_when_one_as_new_is_durable(tmp_path: Path) -> None:
+    """A follower that caught up by the log kept the part, of any size, until its next start."""
+    store = opened(tmp_path)
+    store.receive(offered(9, b"x" * 100)).abort()
+    made(store, 8)
+    assert len(names(tmp_path)) == 2, "it can still be continued"
+    receiver = store.receive(offered(9, b"x" * 100))
+    made(store, 9)
+    assert len(names(tmp_path)) == 3, "it is being received"
+    receiver.abort()
+    made(store, 10)
+    assert not [name for name in names(tmp_path) if name.endswith(".part")]
+
+
 def test_making_and_receiving_go_on_side_by_side(tmp_path: Path) -> None:
     store = opened(tmp_path)
     failures: list[BaseException] = []

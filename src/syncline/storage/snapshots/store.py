@@ -249,7 +249,7 @@ class SnapshotStore:
         with self._lock:
             newest = self.newest()
             if newest is not None and newest.index >= manifest.index:
-                self._disk.remove(path)
+                self.discard(path)
                 raise _outdated(manifest.index, newest)
             self._disk.rename(path, self._path_of(manifest))
             try:
@@ -260,6 +260,7 @@ class SnapshotStore:
                 raise
             self._manifests = (manifest, *self._manifests)
             self._drop_surplus()
+            self._drop_useless_part()
 
     def _rename_back(self, manifest: SnapshotManifest, path: str) -> None:
         """Take the name from a snapshot that does not count. With it the file would stay until the next start."""
@@ -304,6 +305,18 @@ class SnapshotStore:
                 kept.append(manifest)
         self._manifests = tuple(kept)
 
+    def _drop_useless_part(self) -> None:
+        """Remove a part of a snapshot that no sender needs to continue: one that is as new is durable by now."""
+        newest = self.newest()
+        if self._receiving or newest is None:
+            return
+        try:
+            for name in self._names(PARTIAL_SUFFIX):
+                if _index_of(name) <= newest.index:
+                    self._disk.remove(f"{self.path}/{name}")
+        except OSError as error:
+            log.warning("a part of an old snapshot stays for now in %s: %s", self.path, error)
+
     # Opening.
 
     def _load(self) -> None:
@@ -334,11 +347,9 @@ class SnapshotStore:
 
     def _drop_old_partials(self) -> None:
         """Remove partial snapshots but for the newest, and that one too if a complete snapshot is as new."""
-        names = self._names(PARTIAL_SUFFIX)
-        newest = self.newest()
-        durable = snapshot_name(newest.index, newest.term) if newest is not None else ""
-        for name in names[:-1] + [name for name in names[-1:] if name <= durable]:
+        for name in self._names(PARTIAL_SUFFIX)[:-1]:
             self._disk.remove(f"{self.path}/{name}")
+        self._drop_useless_part()
 
     def _break_off(self, name: str, reason: str) -> None:
         path = f"{self.path}/{name}"
@@ -365,6 +376,12 @@ class SnapshotStore:
                 f"{what} belongs to cluster {manifest.cluster_id:016x}, and this node to {self._cluster_id:016x}: "
                 "give each cluster directories and addresses of its own."
             )
+
+
+def _index_of(part_name: str) -> int:
+    """The index of the snapshot that a partial file is for; 0 if the name is none that is written here."""
+    found = SNAPSHOT_NAME.match(part_name)
+    return int(found[1], 16) if found is not None else 0
 
 
 def _outdated(index: int, newest: SnapshotManifest) -> NothingToSnapshot:
