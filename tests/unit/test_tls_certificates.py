@@ -77,6 +77,13 @@ def damage(directory: Path, case: str) -> None:
         authority.write_bytes(certificate.read_bytes())
     elif case == "authority without PEM":
         authority.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    elif case == "first authority without its end":
+        end = b"-----END CERTIFICATE-----\n"
+        authority.write_bytes(authority.read_bytes().replace(end, b"") + authority.read_bytes())
+    elif case == "second authority is indented":
+        authority.write_bytes(authority.read_bytes() + b"  " + authority.read_bytes())
+    elif case == "issuer in the chain is indented":
+        certificate.write_bytes(certificate.read_bytes() + b"  " + authority.read_bytes())
     elif case == "another authority":
         shutil.copy(certificates() / "foreign" / "ca.pem", authority)
     elif case == "too large":
@@ -97,6 +104,9 @@ FILES = {
     "missing authority": r"authority '.*ca\.pem' can't be used: no such file",
     "authority is that of a node": r"authority '.*ca\.pem' can't be used: it holds no authority's certificate",
     "authority without PEM": r"authority '.*ca\.pem' can't be used: it holds no PEM certificate, or a damaged one",
+    "first authority without its end": r"authority '.*ca\.pem' can't be used: line \d+ is out of place",
+    "second authority is indented": r"authority '.*ca\.pem' can't be used: line \d+ is out of place",
+    "issuer in the chain is indented": r"certificate '.*a\.pem' can't be used: line \d+ is out of place",
     "another authority": r"is not from the authority in '.*ca\.pem'",
     "too large": r"authority '.*ca\.pem' can't be used: it has more than",
 }
@@ -112,6 +122,14 @@ def test_tls_files_that_can_not_be_used_are_told(tmp_path: Path, case: str) -> N
     assert "peer TLS" in str(caught.value)
     assert secret not in str(caught.value)
     assert "geheim" not in str(caught.value)
+
+
+def test_tls_authority_that_is_commented_out_is_passed_over(tmp_path: Path) -> None:
+    directory = copied(tmp_path)
+    authority = directory / "ca.pem"
+    lines = (certificates() / "foreign" / "ca.pem").read_text().splitlines()
+    authority.write_text("".join(f"#{line}\n" for line in lines) + authority.read_text())
+    of_peers(directory)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")

@@ -8,6 +8,7 @@ same handshake shows whether it serves as a server's and as a client's.
 from __future__ import annotations
 
 import ipaddress
+import re
 import ssl
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -39,6 +40,8 @@ _TURNS: Final = 8
 _BEGIN: Final = "-----BEGIN CERTIFICATE-----"
 _END: Final = "-----END CERTIFICATE-----"
 _WRONG_PURPOSE: Final = 26
+
+_EDGE: Final = re.compile("-----(BEGIN|END) ([A-Z0-9 ]+)-----")
 
 
 class CertificateFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +87,7 @@ def load_chain(context: ssl.SSLContext, certificate: str, key: str, *, settings:
         ) from None
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise ConfigError(_why_no_chain(error, certificate, key, settings)) from error
+    _check_blocks(certificate, f"{settings[0]} {certificate!r} can't be used")
 
 
 def load_authorities(context: ssl.SSLContext, path: str, *, setting: str) -> None:
@@ -94,6 +98,7 @@ def load_authorities(context: ssl.SSLContext, path: str, *, setting: str) -> Non
         context.load_verify_locations(path)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{subject}: it holds no PEM certificate, or a damaged one ({_reason(error)})") from error
+    _check_blocks(path, subject)
     if not context.get_ca_certs():
         raise ConfigError(
             f"{subject}: it holds no authority's certificate (CA:TRUE), but that of a node or client: give ca.pem"
@@ -120,6 +125,24 @@ def _check_readable(path: str, subject: str) -> None:
         raise ConfigError(f"{subject}: the file is empty")
     if len(data) > FILE_LIMIT_BYTES:
         raise ConfigError(f"{subject}: it has more than {FILE_LIMIT_BYTES} bytes, and is no PEM file of certificates")
+
+
+def _check_blocks(path: str, subject: str) -> None:
+    """Check that OpenSSL has read all of a file. A block that does not begin and end as it should is passed over
+    without an error, and an authority that is missed so refuses half of the cluster. Raises `ConfigError`.
+    """
+    begun = ""
+    for number, line in enumerate(_text(path).splitlines(), 1):
+        if line.startswith("#"):
+            continue  # a certificate that an operator has commented out
+        for edge in _EDGE.finditer(line):
+            kind, what = edge.groups()
+            if edge.start() or (begun != what if kind == "END" else begun):
+                raise ConfigError(
+                    f"{subject}: line {number} is out of place, so OpenSSL passes over a part of the file: each"
+                    " certificate needs its BEGIN and its END, at the start of a line"
+                )
+            begun = what if kind == "BEGIN" else ""
 
 
 def _why_no_chain(error: Exception, certificate: str, key: str, settings: tuple[str, str]) -> str:
