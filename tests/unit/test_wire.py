@@ -303,6 +303,19 @@ class TestCheckBatch:
         with pytest.raises(FrameError):
             check_batch(Batch([message]), 1, 2, {1, 3}.__contains__)
 
+    def test_messages_in_a_message_are_refused_before_they_are_decoded(self) -> None:
+        """64 MiB of them took 5 GiB and four seconds before the check."""
+        inner = [Message(MessageType.APP_RESP)] * 100_000
+        payload = memoryview(encode_frame(Batch([Message(MessageType.APP, responses=inner)]), 64 << 20))[HEADER.size :]
+        decoder = msgspec.msgpack.Decoder(Batch)
+        tracemalloc.start()
+        try:
+            with pytest.raises(FrameError, match="length <= 0"):
+                decode_payload(decoder, payload)
+            assert tracemalloc.get_traced_memory()[1] < 1 << 20
+        finally:
+            tracemalloc.stop()
+
     @pytest.mark.parametrize("kind", [MessageType.READ_INDEX, MessageType.TRANSFER_LEADER])
     def test_what_a_follower_passes_on_keeps_its_first_sender(self, kind: MessageType) -> None:
         check_batch(Batch([Message(kind, to=2, sender=3)]), 1, 2, {1, 3}.__contains__)

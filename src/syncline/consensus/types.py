@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum, StrEnum
-from typing import Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
@@ -179,7 +179,8 @@ class Message(msgspec.Struct, array_like=True, gc=False):
     `vote` is set on `STORAGE_APPEND` only (with `term` and `commit` it is the hard state to write). `session` numbers
     the replication session of an append, a snapshot and their answers. A peer that is removed and added again within a
     term gets a new one: it is never credited with an answer to the old one.
-    `responses` are delivered once the storage work that carries them is done.
+    `responses` are delivered once the storage work that carries them is done. None are decoded: storage is no peer, and
+    a frame full of nested messages would take eighty times its size.
     `commit_term` is the term of the entry at `commit`, in votes and their answers (0: not given).
     In the answers to appends and heartbeats `commit` is the sender's durable commit index; the runtime fills it in.
     """
@@ -198,7 +199,7 @@ class Message(msgspec.Struct, array_like=True, gc=False):
     reject_hint: int = 0
     context: bytes = b""
     session: int = 0
-    responses: Sequence[Message] = ()
+    responses: Annotated[Sequence[Message], msgspec.Meta(max_length=0)] = ()
     commit_term: int = 0
 
 
