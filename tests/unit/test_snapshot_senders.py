@@ -120,6 +120,27 @@ class TestBadSenders:
 
         simulate(main, msgspec.structs.replace(LIMITS, snapshot_window_bytes=500_000))
 
+    def test_sender_that_dials_again_and_again_leaves_two_transfers(self) -> None:
+        """One that uses the sink, whose disk stands still, and the newest."""
+
+        async def main(world: World) -> None:
+            def prepare(sink: MemorySink) -> None:
+                sink.write_takes_s = 100.0
+
+            world.prepare = prepare
+            ends = [await flooding(world)]
+            ends[0].write(encode_frame(Chunk(0, b"x"), 4096))
+            for _ in range(10):
+                ends.append(await flooding(world))
+            names = [task.get_name() for task in asyncio.all_tasks()]
+            assert sum(name.startswith("snapshot from") for name in names) == 2
+            await asyncio.sleep(100)
+            assert [sink.events for sink in world.sinks] == [["abort"], []], "the newest has the sink"
+            for end in ends:
+                end.abort()
+
+        simulate(main)
+
     def test_sender_that_reads_no_answers_is_closed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """With chunks of a byte the answers are longer than what comes: they must not gather without end."""
         monkeypatch.setattr("syncline.testing.sim.net.WINDOW_BYTES", 4096)

@@ -95,7 +95,8 @@ async def test_snapshot_of_an_ended_term_gives_way_to_a_later_leader(tmp_path: P
         late = Leader(nodes.rafts["b"], third, tmp_path / "late", ends)
         await nodes.stop("a")
         await nodes.stop("b")
-        term, last = third.stats().term + 1, third._driver.core.last_index
+        # Above the term of an election that may still be under way. There can be none afterwards: it needs a pre-vote.
+        term, last = third.stats().term + 10, third._driver.core.last_index
         await early.lead(term)
         manifest, data = early.snapshot(last + 100, term, [b"early"] * 3)
         stale, answer = await early.offer(term, manifest)
@@ -104,7 +105,7 @@ async def test_snapshot_of_an_ended_term_gives_way_to_a_later_leader(tmp_path: P
         await late.lead(term + 1)
         stale.write(End())
         assert await early.answer(stale) == Done()
-        assert third._driver.core.commit_index == last
+        assert third._driver.core.commit_index <= last
 
         older, _ = late.snapshot(last + 50, term, [b"late"] * 2)
         later, answer = await late.offer(term + 1, older)

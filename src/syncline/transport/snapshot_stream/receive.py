@@ -66,6 +66,8 @@ class SnapshotReceiver:
         self._others = others
         self._received = 0
         self._working = False
+        self._outlasts: asyncio.Task[None] | None = None
+        """The transfer that uses the sink, if this one waits for its end."""
         self._loop = asyncio.get_running_loop()
         self.task: asyncio.Task[None] = self._loop.create_task(self._run(previous), name=f"snapshot from {sender:016x}")
 
@@ -93,10 +95,24 @@ class SnapshotReceiver:
 
     async def _outlast(self, previous: SnapshotReceiver, reason: str) -> None:
         """Wait until another transfer, which receives nothing more, has released the sink."""
-        previous._stream.drop(reason)
         self._working = True
-        await asyncio.wait({previous.task})
+        self._outlasts = previous._superseded(reason)
+        await asyncio.wait({self._outlasts})
+        self._outlasts = None
         self._working = False
+
+    def _superseded(self, reason: str) -> asyncio.Task[None]:
+        """End; return the task after whose end the sink is free.
+
+        A transfer that still waits for the sink ends at once. Else a sender that dials again and again would pile up
+        transfers while a disk stands still.
+        """
+        self._stream.drop(reason)
+        waited = self._outlasts
+        if waited is None:
+            return self.task
+        self.task.cancel()
+        return waited
 
     async def _receive(self) -> None:
         offer = await self._stream.read(_decoder)
