@@ -122,7 +122,9 @@ class TestLimits:
         """The event loop's TLS answers changes of the key, which no queue counts, whether or not the peer reads."""
 
         async def scenario() -> None:
-            limits = msgspec.structs.replace(QUICK, frame_bytes=10_000, send_buffer_bytes=10_000, stall_timeout_s=600.0)
+            limits = msgspec.structs.replace(
+                PROMPT, frame_bytes=10_000, send_buffer_bytes=10_000, keepalive_interval_s=0.1, stall_timeout_s=600.0
+            )
             async with cluster() as nodes, raw_listener() as (address, arrivals):
                 first, handler = await nodes.add(1, limits=limits)
                 first.set_peer(2, address)
