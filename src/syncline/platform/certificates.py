@@ -128,8 +128,8 @@ def _check_readable(path: str, subject: str) -> None:
 
 
 def _check_blocks(path: str, subject: str) -> None:
-    """Check that OpenSSL has read all of a file. A block that does not begin and end as it should is passed over
-    without an error, and an authority that is missed so refuses half of the cluster. Raises `ConfigError`.
+    """Check that OpenSSL has read all of a file. It passes over a block that does not begin and end as it should,
+    without an error. Nodes of an authority that is missed so would be refused. Raises `ConfigError`.
     """
     begun = ""
     for number, line in enumerate(_text(path).splitlines(), 1):
