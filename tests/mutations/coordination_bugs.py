@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
 import pytest
 
-from syncline.client.coordination.place import Place, places_in
+from syncline.client.coordination.place import Place
+from syncline.client.coordination.place_queue import PlaceQueue, WaitingCaller
 from syncline.client.coordination.queue_claim import ItemClaim, QueueItem
 from syncline.client.held_lease import HeldLease, KeepAlives
-from syncline.client.results import KeyInfo
 from syncline.client.txn import Compare, DeleteOp, Operation
 from syncline.errors import LeaseLost
 
@@ -33,11 +33,16 @@ def lock_granted_after_its_lease_has_ended(patch: pytest.MonkeyPatch) -> None:
     async def unless_lost(_: Place, work: Awaitable[Result]) -> Result:
         return await work
 
-    def see(self: Place, items: Iterable[KeyInfo]) -> None:
-        self.ahead = [item.key for item in places_in(items, self._prefix) if item.create_revision < self.revision]
+    async def read_own(_: Place) -> None:
+        return None
+
+    def look(self: PlaceQueue, key: bytes, waiting: WaitingCaller) -> None:
+        if len(self.ahead(waiting.revision, waiting.places)) < waiting.places and not waiting.woken.done():
+            waiting.woken.set_result(None)
 
     patch.setattr(Place, "unless_lost", unless_lost)
-    patch.setattr(Place, "see", see)
+    patch.setattr(Place, "_read_own", read_own)
+    patch.setattr(PlaceQueue, "_look", look)
 
 
 def lock_taken_without_reading(patch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ from typing import Final
 from syncline.client.calls import Key
 from syncline.client.coordination.calls import KeyValueCalls
 from syncline.client.coordination.names import checked_number_of, checked_wait_s, needed_ttl_s, shown, word_key
-from syncline.client.coordination.place import Place, places_in, read_places
+from syncline.client.coordination.place import Place
+from syncline.client.coordination.place_queue import places_in, read_places
 from syncline.client.coordination.waiting import PAUSE_S, closing, passes
 from syncline.client.results import KeyInfo
 from syncline.client.txn import Compare, DeleteOp, GetOp, Operation, PutOp

@@ -10,7 +10,8 @@ from typing import Self
 import msgspec
 
 from syncline.client.coordination.calls import KeyValueCalls
-from syncline.client.coordination.place import Place, places_in, read_places
+from syncline.client.coordination.place import Place
+from syncline.client.coordination.place_queue import places_in, read_places
 from syncline.client.coordination.waiting import PAUSE_S, passes
 from syncline.errors import LockLost, OperationError
 from syncline.platform.loss import LossScope

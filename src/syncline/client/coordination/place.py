@@ -7,12 +7,13 @@ is that of the keys' create revisions. So its clients and these exclude each oth
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from syncline.client.coordination.calls import KeyValueCalls
-from syncline.client.coordination.names import lease_in_key, shown
+from syncline.client.coordination.names import shown
+from syncline.client.coordination.place_queue import places_in, queue_of, read_places
 from syncline.client.coordination.waiting import PAUSE_S, closing, passes, to_its_end
 from syncline.client.held_lease import HeldLease
 from syncline.client.results import KeyInfo
@@ -20,14 +21,12 @@ from syncline.client.txn import Compare, GetOp, ListOp, PutOp
 from syncline.errors import LeaseLost, LockLost, OperationError, Rejected, UsageError
 from syncline.platform.loss import LossScope
 
-__all__ = ["Place", "places_in", "read_places"]
+__all__ = ["Place"]
 
 Result = TypeVar("Result")
 
 FEW: Final = 16
 """So many places are read in the transaction that takes one: it runs on every node. More are read by themselves."""
-
-PAGE: Final = 1000
 
 WATCH_AFTER_S: Final = 0.25
 """A key is watched when it has been held for so long: most locks are held for less, and a watch is a connection."""
@@ -49,14 +48,16 @@ class Place:
         self._told: list[Callable[[], None]] = []
         self._begun = False
         self._ended = False
-        self._seen = 0
-        """The revision at which the places were read."""
+        self._known: tuple[int, Sequence[KeyInfo]] | None = None
+        """The keys below the prefix as they were read, and the revision of this state: until the wait begins."""
+        self._joins = False
+        """The queue of the client's other callers is used, if there is one, in place of reading the places."""
         self.key: bytes = b""
         self.revision: int = 0
         """The create revision of the key; 0 before it is written."""
         self.loss: LockLost | None = None
         self.ahead: list[bytes] = []
-        """The keys before this one, in their order, as they were read."""
+        """The keys before this one, in their order, as they were read: all, or the first ones that hold it up."""
 
     @property
     def rest_s(self) -> float:
@@ -112,15 +113,13 @@ class Place:
         """Write the key, and read the places. For `unless_lost`."""
         await self._trying(self._write, patient)
 
-    async def read(self) -> None:
-        """Read the places again. For `unless_lost`."""
-        await self._trying(self._read, patient=True)
-
     async def _await_turn(self, places: int, patient: bool) -> None:
+        self._joins = patient
         await self.write(patient=patient)
-        while patient and len(self.ahead) >= places:
+        while patient and (self._joins or len(self.ahead) >= places):
             await self._departures(places)
-            await self.read()
+            await self._trying(self._read_own, patient=True)
+        self._known = None
 
     def watch_over(self) -> None:
         """Notice from now on if the key is deleted. Before, `turn` notices it."""
@@ -169,15 +168,14 @@ class Place:
         if own.lease != self._lease.id:
             raise self._lost_meanwhile(_DELETED)
         self.revision = own.create_revision
-        if len(listing.items) < listing.count:
-            await self._read()
+        if len(listing.items) == listing.count:
+            known: tuple[int, Sequence[KeyInfo]] = result.revision, listing.items
+        elif self._joins and queue_of(self._kv, self._prefix).is_followed:
+            return
         else:
-            self._seen = result.revision
-            self.see(listing.items)
-
-    async def _read(self) -> None:
-        self._seen, items = await read_places(self._kv, self._prefix)
-        self.see(items)
+            known = await read_places(self._kv, self._prefix)
+        self._known, self._joins = known, False
+        self.see(known[1])
 
     def see(self, items: Iterable[KeyInfo]) -> None:
         """Take the places as they are among these keys. Raises `LockLost` if this one is not there."""
@@ -188,25 +186,19 @@ class Place:
         self.ahead = order[: order.index(self.key)]
 
     async def _departures(self, places: int) -> None:
-        """Wait until the places must be read again: a watch says that it may be the turn, or can say no more.
+        """Wait for the turn, or until the own key is gone: by the queue that the client's callers share."""
+        queue = queue_of(self._kv, self._prefix)
+        if self._joins:
+            self.ahead = queue.ahead(self.revision, places)
+        self._joins = False
+        known, self._known = self._known, None
+        self.ahead = await queue.turn(self.key, self.revision, places, known)
 
-        One watch of all keys of the name serves: this key may be deleted, too.
-        """
-        ahead = set(self.ahead)
-        try:
-            async with closing(self._kv.watch(prefix=self._prefix, from_revision=self._seen + 1)) as changes:
-                async for change in changes:
-                    for event in change.events:
-                        if event.type == "delete" or event.lease != lease_in_key(event.key, self._prefix):
-                            ahead.discard(event.key)
-                            if event.key == self.key:
-                                return
-                    if len(ahead) < places:
-                        return
-        except OperationError as error:
-            if not passes(error):
-                raise
-            await asyncio.sleep(PAUSE_S)
+    async def _read_own(self) -> None:
+        """Read the own key, linearizably. Those ahead are gone for good: a new key has a later revision."""
+        page = await self._kv.list(self.key, limit=1)
+        if not any(self._is_own(item) for item in page.items):
+            raise self._lost_meanwhile(_DELETED)
 
     async def _watch_lease(self) -> None:
         self._lose(str(await self._lease.lost()))
@@ -232,10 +224,13 @@ class Place:
                 continue
             except UsageError:
                 return None
-            own = [item for item in page.items if item.key == self.key]
-            if not own or own[0].create_revision != self.revision or own[0].lease != self._number:
+            if not any(self._is_own(item) for item in page.items):
                 return self._lose(_DELETED)
             seen = max(seen, page.revision)
+
+    def _is_own(self, item: KeyInfo) -> bool:
+        """Whether this is the key of the place, as it was written."""
+        return item.key == self.key and item.create_revision == self.revision and item.lease == self._number
 
     @property
     def _number(self) -> int:
@@ -257,19 +252,3 @@ class Place:
 
     def _lost(self, why: str) -> LockLost:
         return LockLost(f"{self._what} is lost, with its key {shown(self.key)}: {why}", key=self.key)
-
-
-def places_in(items: Iterable[KeyInfo], prefix: bytes) -> list[KeyInfo]:
-    """The places among the keys below a prefix, in their order: keys that are named after the lease that they have."""
-    found = [item for item in items if item.lease and item.lease == lease_in_key(item.key, prefix)]
-    return sorted(found, key=lambda item: (item.create_revision, item.key))
-
-
-async def read_places(kv: KeyValueCalls, prefix: bytes, *, values: bool = False) -> tuple[int, list[KeyInfo]]:
-    """All keys below a prefix as they are now, and the revision of this state. Reads are linearizable."""
-    page = await kv.list(prefix, limit=PAGE, values=values)
-    items, revision = list(page.items), page.revision
-    while page.next is not None:
-        page = await kv.list(prefix, after=page.next, limit=PAGE, values=values, revision=revision)
-        items += page.items
-    return revision, items
