@@ -5,14 +5,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import pytest
+
+from syncline.server.auth.lockout import FREE_FAILURES
 from syncline.server.etcd.face import Send
 from syncline.server.etcd.messages import Message
-from syncline.server.http.input_turns import TURN_COST, InputTurns, input_cost, message_cost
+from syncline.server.http.input_turns import (
+    FAST_COST,
+    REFUSED_COST,
+    REQUEST_COST,
+    TURN_COST,
+    InputTurns,
+    input_cost,
+    message_cost,
+)
+from syncline.server.http.limits import HttpLimits
 from syncline.server.http2.frames import DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, RST_STREAM, frame, settings
 from syncline.server.http2.header_blocks import field
 from syncline.server.http2.limits import MAX_HEADER_FIELDS, Http2Limits
+from tests.helpers.auth_site import AuthWire, basic
 from tests.helpers.http2_wire import RANGE, WATCH, Http2Wire, framed
-from tests.helpers.http_wire import Wire, get
+from tests.helpers.http_lanes import Lane
+from tests.helpers.http_wire import Wire, get, put
 from tests.unit.test_grpc_calls import echo_watches
 
 TXN = "/etcdserverpb.KV/Txn"
@@ -61,6 +75,18 @@ async def test_turns_read_that_is_cancelled_keeps_no_other_back() -> None:
     turns.spend(TURN_COST)
     await asyncio.wait([first, second])
     assert (first.cancelled(), second.result()) == (True, None)
+
+
+async def test_turns_that_spend_little_schedule_no_other_one() -> None:
+    """A request alone in its turn took a microsecond more. What is spent so is counted, and comes back."""
+    turns = InputTurns()
+    least = TURN_COST
+    for _ in range(2 * TURN_COST):
+        turns.spend(1)
+        least = min(least, turns.left)
+        await asyncio.sleep(0)
+    assert TURN_COST - TURN_COST // 8 - 2 <= least < turns._enough
+    assert not turns._scheduled or turns.left < turns._enough
 
 
 def test_costs_rise_with_what_takes_time() -> None:
@@ -273,3 +299,77 @@ async def test_http1_input_that_waits_for_a_turn_keeps_its_order() -> None:
     await _turns(5)
     assert [request.path for request in wire.requests] == [b"/a", b"/b"]
     wire.connection.check()
+
+
+async def _lanes(count: int, first: bytes) -> tuple[Lane, list[Wire]]:
+    """Connections of one server, whose next request like the first one is taken by a shortcut."""
+    one = Lane(limits=HttpLimits())
+    wires = [one, *(Wire(server=one.server) for _ in range(count - 1))]
+    one.open(first)
+    for wire in wires[1:]:
+        wire.send(first)
+        wire.transport.written.clear()
+        await _turns(1)
+    one.requests.clear()
+    one.taken = 0
+    return one, wires
+
+
+@pytest.mark.parametrize("request_", [get("/key/a"), put("/key/a", b"value")])
+async def test_http1_fast_requests_of_many_clients_share_the_turns(request_: bytes) -> None:
+    """One of each connection, of which there may be 10,000: they were all answered in one turn."""
+    count = 2 * TURN_COST // FAST_COST
+    one, wires = await _lanes(count, request_)
+    for wire in wires:
+        wire.send(request_)
+    assert one.taken <= TURN_COST // FAST_COST + 1
+    await _turns(10)
+    assert one.taken == count, "those that waited are taken by the shortcut, too"
+    assert all(len(wire.answers) == 1 for wire in wires)
+    for wire in wires:
+        wire.connection.check()
+        assert wire.transport.reading
+
+
+async def test_http1_requests_with_known_headers_share_the_turns() -> None:
+    """The header cache spares the parser, but not the handler."""
+    count = 2 * TURN_COST // REQUEST_COST
+    one, wires = await _lanes(count, get("/other/a"))
+    for wire in wires:
+        wire.send(get("/other/a"))
+    assert 0 < len(one.requests) <= TURN_COST // REQUEST_COST + 1
+    assert one.taken == 0
+    await _turns(10)
+    assert len(one.requests) == count
+
+
+async def test_http1_fast_request_that_waits_keeps_its_order() -> None:
+    """Nor does it wait when its client has left."""
+    one, (wire, other, *_) = await _lanes(3, get("/key/a"))
+    one.server.shared.turns.spend(TURN_COST)
+    for waiting in (wire, other):
+        waiting.send(get("/key/a"))
+        waiting.send(get("/key/b"))
+    other.transport.abort()
+    assert one.requests == []
+    await _turns(6)
+    assert [request.path for request in one.requests] == [b"/key/a", b"/key/b"]
+    assert len(wire.answers) == 2
+    wire.connection.check()
+
+
+async def test_http1_refused_credentials_cost_more_of_a_turn() -> None:
+    """A wrong password took 145 us beside its scrypt, and counted as 80."""
+    request = get("/key/a", basic("nobody", "wrong"))
+    first = AuthWire()
+    wires: list[Wire] = [first, *(Wire(server=first.server) for _ in range(20))]
+    for _ in range(FREE_FAILURES):
+        first.send(request)
+        await _turns(20)
+    for wire in wires:
+        wire.send(request * 50)
+    read = sum(wire.connection._reader.messages for wire in wires) - FREE_FAILURES
+    assert 50 <= read <= TURN_COST // (REQUEST_COST + REFUSED_COST) + 50
+    await _turns(200)
+    assert [len(wire.answers) for wire in wires] == [50 + FREE_FAILURES, *[50] * 20]
+    assert {answer.status for wire in wires for answer in wire.answers} == {401, 429}

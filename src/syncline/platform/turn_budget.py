@@ -18,23 +18,23 @@ class TurnBudget:
         turns.wait(self._go_on)     # called in a later turn, which has room
     """
 
-    __slots__ = ("_cost", "_left", "_scheduled", "_waiting")
+    __slots__ = ("_cost", "_enough", "_scheduled", "_waiting", "left")
 
     def __init__(self, cost: int) -> None:
-        """`cost`: what one turn may spend."""
-        self._cost = self._left = cost
+        """`cost`: what one turn may spend. It may be an eighth less, if turns before have spent that little."""
+        self._cost = cost
+        self.left: int = cost
+        """What may still be spent in this turn: nothing, if it is not above 0."""
+        self._enough = cost - cost // 8
+        """With as much left a new turn needs no refill: to schedule one for each request would take a microsecond."""
         self._scheduled = False
         self._waiting: deque[tuple[Callable[[], None], int]] = deque()
 
-    @property
-    def left(self) -> int:
-        """What may still be spent in this turn: nothing, if it is not above 0."""
-        return self._left
-
     def spend(self, cost: int) -> None:
         """Something was done, or is about to be."""
-        self._left -= cost
-        self._schedule()
+        self.left -= cost
+        if self.left < self._enough and not self._scheduled:
+            self._schedule()
 
     def wait(self, go_on: Callable[[], None], cost: int = 0) -> None:
         """Call `go_on` in a later turn. `cost` is taken from that turn's budget before the call."""
@@ -43,7 +43,7 @@ class TurnBudget:
 
     async def read(self, cost: int) -> None:
         """Spend this cost, after all that waits if there is no room."""
-        if self._left > 0:
+        if self.left > 0:
             self.spend(cost)
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -63,13 +63,13 @@ class TurnBudget:
     def _turn(self) -> None:
         """A turn begins: its budget is whole, and those that have waited come first."""
         self._scheduled = False
-        self._left = self._cost
+        self.left = self._cost
         waiting = self._waiting
         for _ in range(len(waiting)):
-            if self._left <= 0:
+            if self.left <= 0:
                 break
             go_on, cost = waiting.popleft()
-            self._left -= cost
+            self.left -= cost
             go_on()
-        if waiting or self._left < self._cost:
+        if waiting or self.left < self._cost:
             self._schedule()

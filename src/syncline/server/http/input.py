@@ -10,12 +10,13 @@ more the stream ends, and what has waited is parsed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from syncline.server.http.dispatch import Dispatcher
 from syncline.server.http.input_turns import input_cost
 from syncline.server.http.output import Output
-from syncline.server.http.parser import BODY, ENDED, SLICE_BYTES, RequestReader, RequestRefused
+from syncline.server.http.parser import BODY, ENDED, IDLE, SLICE_BYTES, RequestReader, RequestRefused
 from syncline.server.http.request import Request
 from syncline.server.http.shared import Shared
 from syncline.server.http.state import AHEAD_BYTES, HeldBytes, Link, Slot, SlotQueue
@@ -33,6 +34,7 @@ class Input:
     """Parses the input of one connection, and pauses its reading."""
 
     __slots__ = (
+        "_at_rest",
         "_dispatcher",
         "_held",
         "_linger_left",
@@ -55,7 +57,10 @@ class Input:
         reader: RequestReader,
         dispatcher: Dispatcher,
         output: Output,
+        *,
+        at_rest: Callable[[bytes], None],
     ) -> None:
+        """`at_rest` takes input that has waited for its turn if the connection is at rest: for the shortcuts."""
         self._shared = shared
         self._link = link
         self._queue = queue
@@ -63,6 +68,7 @@ class Input:
         self._reader = reader
         self._dispatcher = dispatcher
         self._output = output
+        self._at_rest = at_rest
         self._offered = b""
         """What is being parsed, if it may be one whole request for the header cache to learn from."""
         self._starts = 0
@@ -185,4 +191,8 @@ class Input:
             return
         data = link.unparsed
         self._keep(b"")
-        self.feed(data)
+        if self._queue.slots or self._reader.phase > IDLE:
+            self.feed(data)
+            return
+        link.resume_reading()  # what a transport reads it delivers later, not in this call
+        self._at_rest(data)

@@ -22,6 +22,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from syncline.server.http.input_turns import REFUSED_COST, REFUSED_STATUS
 from syncline.server.http.large_answers import TURN_BYTES
 from syncline.server.http.parser import ENDED, IDLE, RequestReader
 from syncline.server.http.response import Deferred, Response
@@ -95,6 +96,8 @@ class Output:
         if slot.counted:
             slot.counted = False
             shared.total.requests -= 1
+        if answer.status in REFUSED_STATUS:
+            shared.turns.spend(REFUSED_COST)
         if type(answer) is not Response:
             if slots[0] is not slot or link.write_paused:
                 slot.answer = answer  # `flush` makes it when it is its turn
