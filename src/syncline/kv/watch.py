@@ -149,6 +149,7 @@ class KeyWatch(Generic[Message]):
         """End the watch, and release what it holds."""
         self._hub.forget(self)
         self.drop()
+        self._wake = None  # else a reader that keeps its watch is in a circle with it
 
     # --- the hub's side
 

@@ -282,6 +282,10 @@ class UnaryGrpc(_EndedByServer):
             self._task.cancel()
 
 
+def _nothing() -> None:
+    return None
+
+
 class Inbox:
     """The messages of a client, in their order: an asynchronous iterator that ends when the client sends no more.
 
@@ -299,6 +303,10 @@ class Inbox:
         self._kept_bytes = 0
         """What the last message takes, if it was counted."""
         self._waiter: asyncio.Future[None] | None = None
+
+    def end(self) -> None:
+        """Nothing waits for a message any more: forget the call, which refers to this."""
+        self._idle = _nothing
 
     def wake(self) -> None:
         """Something has come, or the client sends no more."""
@@ -376,7 +384,9 @@ class StreamingGrpc(_EndedByServer):
         self._started = self._has_place = False
         self._inbox = Inbox(stream, output, known.method, idle=self._leave)
         self._begun = False
-        self._task: asyncio.Task[None] = parts.spawn(self._run(), known.method.name)
+        self._task: asyncio.Task[None] | None = parts.spawn(self._run(), known.method.name)
+        """Until it ends, or is cancelled. A task that was cancelled refers to all that it has run, so to this: without
+        an end such circles wait for a full garbage collection, which stops a node with many streams."""
 
     @property
     def opening_cost(self) -> int:
@@ -401,6 +411,7 @@ class StreamingGrpc(_EndedByServer):
                 self._output.finish(self._stream, OK if self._begun else RESPONSE_HEAD + OK)
         finally:
             self._leave()
+            self._forget()
 
     async def _send(self, answer: Message) -> None:
         stream, output = self._stream, self._output
@@ -436,7 +447,7 @@ class StreamingGrpc(_EndedByServer):
             if not known.waits:
                 if not places.take(known.method.name):
                     self._fail(TOO_MANY)
-                    self._task.cancel()
+                    self._cancel()
                     return
                 self._has_place = True
         self._inbox.wake()
@@ -475,4 +486,11 @@ class StreamingGrpc(_EndedByServer):
 
     def _cancel(self) -> None:
         self._leave()  # a task that has not begun never comes to its end
-        self._task.cancel()
+        if (task := self._forget()) is not None:
+            task.cancel()
+
+    def _forget(self) -> asyncio.Task[None] | None:
+        """Break the circles of references: the end of this call frees its objects at once. Return its task."""
+        task, self._task = self._task, None
+        self._inbox.end()
+        return task
