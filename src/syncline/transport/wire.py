@@ -175,8 +175,7 @@ class FrameDecoder:
             self._buffer += data
             if len(self._buffer) < self._needed:
                 return []
-            data = bytes(self._buffer)
-            self._buffer.clear()
+            data, self._buffer = memoryview(self._buffer).toreadonly(), bytearray()  # not copied: it may be 64 MiB
         view = memoryview(data)
         total = len(view)
         if total > HEADER_BYTES and self._mac is None:  # as nearly always: one frame, and nothing behind it
