@@ -85,8 +85,8 @@ async def test_turns_that_spend_little_schedule_no_other_one() -> None:
         turns.spend(1)
         least = min(least, turns.left)
         await asyncio.sleep(0)
-    assert TURN_COST - TURN_COST // 8 - 2 <= least < turns._enough
-    assert not turns._scheduled or turns.left < turns._enough
+    assert TURN_COST - TURN_COST // 8 - 2 <= least < turns.enough
+    assert not turns._scheduled or turns.left < turns.enough
 
 
 def test_costs_rise_with_what_takes_time() -> None:

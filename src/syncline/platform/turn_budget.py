@@ -18,28 +18,28 @@ class TurnBudget:
         turns.wait(self._go_on)     # called in a later turn, which has room
     """
 
-    __slots__ = ("_cost", "_enough", "_scheduled", "_waiting", "left")
+    __slots__ = ("_cost", "_scheduled", "_waiting", "enough", "left")
 
     def __init__(self, cost: int) -> None:
         """`cost`: what one turn may spend. It may be an eighth less, if turns before have spent that little."""
         self._cost = cost
         self.left: int = cost
-        """What may still be spent in this turn: nothing, if it is not above 0."""
-        self._enough = cost - cost // 8
-        """With as much left a new turn needs no refill: to schedule one for each request would take a microsecond."""
+        """What may still be spent in this turn: nothing, if it is not above 0. A hot path may take from it."""
+        self.enough: int = cost - cost // 8
+        """With as much left no refill is scheduled: one for each request would take a microsecond of it."""
         self._scheduled = False
         self._waiting: deque[tuple[Callable[[], None], int]] = deque()
 
     def spend(self, cost: int) -> None:
         """Something was done, or is about to be."""
         self.left -= cost
-        if self.left < self._enough and not self._scheduled:
-            self._schedule()
+        if self.left < self.enough and not self._scheduled:
+            self.refill()
 
     def wait(self, go_on: Callable[[], None], cost: int = 0) -> None:
         """Call `go_on` in a later turn. `cost` is taken from that turn's budget before the call."""
         self._waiting.append((go_on, cost))
-        self._schedule()
+        self.refill()
 
     async def read(self, cost: int) -> None:
         """Spend this cost, after all that waits if there is no room."""
@@ -55,7 +55,8 @@ class TurnBudget:
         self.wait(go_on, cost)
         await turn
 
-    def _schedule(self) -> None:
+    def refill(self) -> None:
+        """Begin a later turn with a whole budget: for a hot path that took from `left`, and left less than `enough`."""
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._turn)
@@ -72,4 +73,4 @@ class TurnBudget:
             self.left -= cost
             go_on()
         if waiting or self.left < self._cost:
-            self._schedule()
+            self.refill()

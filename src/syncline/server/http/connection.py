@@ -98,7 +98,7 @@ class HttpConnection(asyncio.Protocol):
         self._reader = reader = RequestReader(shared.limits, self._take, held.read)
         self._output = output = Output(shared, link, queue, held, reader, go_on=self._go_on)
         self._dispatcher = Dispatcher(shared, link, queue, held, answered=output.answered)
-        self._input = Input(shared, link, queue, held, reader, self._dispatcher, output, at_rest=self._at_rest)
+        self._input = Input(shared, link, queue, held, reader, self._dispatcher, output, again=self.data_received)
         self._time_limits = TimeLimits(shared.limits, link, queue, reader, now_s=shared.now_s, refuse=self._refuse)
         self._lane: FastGetLane | None = None
         self._write_lanes: tuple[FastWriteLane, ...] = ()
@@ -156,24 +156,22 @@ class HttpConnection(asyncio.Protocol):
         self._output.flush()
 
     def data_received(self, data: bytes) -> None:
-        reader, link, slots = self._reader, self._link, self._queue.slots
+        reader, link, slots, turns = self._reader, self._link, self._queue.slots, self._shared.turns
         if reader.phase == START and not (data := self._http1(data)):
             return
         if reader.phase > IDLE or slots or link.read_paused:
             self._input.receive(data)
             return
-        self._at_rest(data)
-
-    def _at_rest(self, data: bytes) -> None:
-        """A shortcut may take it. `shortcuts.py` has the table of the conditions."""
-        reader, link, slots, turns = self._reader, self._link, self._queue.slots, self._shared.turns
-        if turns.left <= 0:
-            self._input.offer(data)  # it waits for a later turn, and comes back
-            return
+        # At rest: a shortcut may take it. `shortcuts.py` has the table of the conditions.
+        if turns.left < turns.enough:
+            turns.refill()
+            if turns.left <= 0:
+                self._input.offer(data)  # it waits for a later turn, and comes back
+                return
         lane = self._lane
         if lane is not None and data.endswith(lane.end) and lane.take(data):
             reader.messages += 1
-            turns.spend(FAST_COST)
+            turns.left -= FAST_COST
             self._dispatcher.start_fast(lane)
             return
         request = None
@@ -181,14 +179,14 @@ class HttpConnection(asyncio.Protocol):
             for write_lane in self._write_lanes:
                 if write_lane.take(data):
                     reader.messages += 1
-                    turns.spend(fast_cost(len(data)))
+                    turns.left -= fast_cost(len(data))
                     self._dispatcher.start_fast_write(write_lane)
                     return
             request = self._shared.header_cache.read(data)
         if request is None:
             self._input.offer(data)
             return
-        turns.spend(input_cost(len(data), 1, is_body=True))  # its header is known, and takes no time
+        turns.left -= input_cost(len(data), 1, is_body=True)  # its header is known, and takes no time
         reader.phase = IDLE
         reader.messages += 1
         slot = Slot(request, False, False, True)

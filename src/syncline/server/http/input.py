@@ -34,7 +34,7 @@ class Input:
     """Parses the input of one connection, and pauses its reading."""
 
     __slots__ = (
-        "_at_rest",
+        "_again",
         "_dispatcher",
         "_held",
         "_linger_left",
@@ -58,9 +58,9 @@ class Input:
         dispatcher: Dispatcher,
         output: Output,
         *,
-        at_rest: Callable[[bytes], None],
+        again: Callable[[bytes], None],
     ) -> None:
-        """`at_rest` takes input that has waited for its turn if the connection is at rest: for the shortcuts."""
+        """`again` takes input that has waited for its turn, as if it came now: a shortcut may take it."""
         self._shared = shared
         self._link = link
         self._queue = queue
@@ -68,7 +68,7 @@ class Input:
         self._reader = reader
         self._dispatcher = dispatcher
         self._output = output
-        self._at_rest = at_rest
+        self._again = again
         self._offered = b""
         """What is being parsed, if it may be one whole request for the header cache to learn from."""
         self._starts = 0
@@ -195,4 +195,4 @@ class Input:
             self.feed(data)
             return
         link.resume_reading()  # what a transport reads it delivers later, not in this call
-        self._at_rest(data)
+        self._again(data)
