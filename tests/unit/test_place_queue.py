@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -41,13 +41,12 @@ def _work_of_releases(count: int, patch: pytest.MonkeyPatch) -> dict[str, int]:
             tasks = await _waiting(store, kv, count, order)
             assert kv.open_watches == 1
             calls = len(kv.calls)
-            apply, look = PlaceQueue._apply, PlaceQueue._look
-            inside.setattr(PlaceQueue, "_apply", lambda self, event: (_count(work, "events"), apply(self, event)))
-            inside.setattr(PlaceQueue, "_look", lambda *given: (_count(work, "looks"), look(*given)))
+            inside.setattr(PlaceQueue, "_apply", _counting(PlaceQueue._apply, work, "events"))
+            inside.setattr(PlaceQueue, "_look", _counting(PlaceQueue._look, work, "looks"))
         await asyncio.gather(*tasks)
         for name in kv.calls[calls:]:
             if name in work:
-                _count(work, name)
+                work[name] += 1
 
     with patch.context() as inside:
         virtual(scenario)
@@ -56,8 +55,12 @@ def _work_of_releases(count: int, patch: pytest.MonkeyPatch) -> dict[str, int]:
     return work
 
 
-def _count(work: dict[str, int], name: str) -> None:
-    work[name] += 1
+def _counting(function: Callable[..., None], work: dict[str, int], name: str) -> Callable[..., None]:
+    def counted(*given: Any) -> None:
+        work[name] += 1
+        function(*given)
+
+    return counted
 
 
 def test_lock_release_costs_the_same_with_many_waiters(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,9 +153,10 @@ def test_lock_waiters_go_on_after_their_watch_has_ended(how: str) -> None:
 def test_lock_waiters_are_all_told_of_an_error_that_lasts() -> None:
     class Forbidden(VirtualKv):
         async def watch(self, *given: Any, **more: Any) -> AsyncIterator[RevisionEvents]:
-            await self._call("watch", lambda: None, None)
-            raise RequestFailed("no role allows it", status=403)
-            yield  # pragma: no cover - makes it a generator
+            def refuse() -> RevisionEvents:
+                raise RequestFailed("no role allows it", status=403)
+
+            yield await self._call("watch", refuse, None)
 
     async def scenario(store: VirtualStore) -> None:
         async with held_by_another(store):
