@@ -124,6 +124,29 @@ async def test_word_on_a_closed_client_is_a_usage_error(word: Callable[[Opened],
             await asyncio.wait_for(word(kv), LIMIT_S)
 
 
+async def test_closed_async_client_refuses_a_block_at_once() -> None:
+    """The block would do half of its work before its first call fails."""
+    kv = AsyncClient("http://127.0.0.1:1")
+    await kv.close()
+    with pytest.raises(UsageError, match="the client is closed"):
+        await kv.__aenter__()
+
+
+def test_closed_blocking_client_refuses_a_block_at_once() -> None:
+    kv = Client("http://127.0.0.1:1")
+    with kv:
+        pass
+    with pytest.raises(UsageError, match="the client is closed: make another one"):
+        kv.__enter__()
+
+
+async def test_closed_store_refuses_a_block_at_once(tmp_path: Path) -> None:
+    async with one_store(tmp_path) as store:
+        await store.close()
+        with pytest.raises(UsageError, match="this store is closed"):
+            await store.__aenter__()
+
+
 @pytest.mark.parametrize("word", [elect, lock, register, claim])
 async def test_word_on_a_closed_store_is_a_usage_error(
     word: Callable[[Opened], Awaitable[None]], tmp_path: Path

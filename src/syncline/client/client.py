@@ -129,6 +129,7 @@ class AsyncClient(
             self._gathered_writes = Gathering(self._send_write, reads=False)
 
     async def __aenter__(self) -> Self:
+        self._held_leases.check()
         return self
 
     async def __aexit__(

@@ -264,6 +264,7 @@ class Store(
         await self._replica.close()
 
     async def __aenter__(self) -> Self:
+        self._embedded.check()
         return self
 
     async def __aexit__(

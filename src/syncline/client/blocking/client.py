@@ -104,6 +104,7 @@ class Client(
         return self._again, ()
 
     def __enter__(self) -> Self:
+        self._portal.check_open()
         return self
 
     def __exit__(

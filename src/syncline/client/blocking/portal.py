@@ -99,6 +99,11 @@ class Portal:
                 raise Closed(f"{self._owner.what} was closed before the operation ended") from None
             raise self._use_after_close() from None
 
+    def check_open(self) -> None:
+        """Raise `UsageError` if the portal is closed."""
+        if self._closed:
+            raise self._use_after_close()
+
     def post(self, callback: Callable[[], object]) -> None:
         """Call it on the loop's thread, and don't wait. A signal's handler may do so."""
         thread = self._process.thread
