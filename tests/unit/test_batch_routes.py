@@ -166,6 +166,7 @@ async def test_batch_whose_operations_are_all_refused_proposes_nothing() -> None
         (b"", 400, "the body is not a batch"),
         (b"{", 400, "the body is not a batch"),
         (b"[]", 400, "Expected `object`"),
+        (b'{"ops":[{"op":"put","key":"a","value":"\\ud800"}]}', 400, "a surrogate without its other half"),
         (b"{}", 400, "`ops`"),
         (b'{"ops":{}}', 400, "$.ops"),
         (b'{"ops":[],"more":1}', 400, "`more`"),

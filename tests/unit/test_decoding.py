@@ -13,6 +13,7 @@ from syncline.client.connection import ClientResponse
 from syncline.client.wire import decode, error_from
 from syncline.consensus.membership import decode_change
 from syncline.consensus.types import EntryType, LogEntry
+from syncline.decoding import UNDECODABLE, json_fault
 from syncline.errors import CorruptionError, FrameError, Rejected, RequestFailed, StorageError
 from syncline.kv.commands import decode_command
 from syncline.kv.versions import is_later
@@ -98,3 +99,21 @@ def test_decoding_nested_notes_on_disk_is_corruption(tmp_path: Path) -> None:
     (tmp_path / PLAN_NAME).write_bytes(JSON)
     with pytest.raises(StorageError):
         _read_kept(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("document", "text"),
+    [
+        (b'"\\ud800"', "a surrogate without its other half"),
+        (b'{"a":"\\ud800x"}', "a surrogate without its other half"),
+        (b'{"a":"\\ud800 and a longer rest"}', "surrogate"),
+        (b'{"a":"\\udc00"}', "surrogate"),
+        (b'{"a":"\\ud800', "Input data was truncated"),
+        (b'{"a":"x"', "Input data was truncated"),
+        (b"[" * 100_000, "recursion"),
+    ],
+)
+def test_json_fault_tells_a_lone_surrogate_from_a_truncated_document(document: bytes, text: str) -> None:
+    with pytest.raises(UNDECODABLE) as raised:
+        msgspec.json.decode(document)
+    assert text in json_fault(raised.value, document)

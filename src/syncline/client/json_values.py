@@ -11,7 +11,7 @@ from syncline.client.calls import Key
 from syncline.client.results import PutResult
 from syncline.client.single_keys import SingleKeyCalls
 from syncline.client.wire import text_of
-from syncline.decoding import UNDECODABLE
+from syncline.decoding import UNDECODABLE, json_fault
 from syncline.errors import Outcome, RequestFailed
 from syncline.platform.texts import encode_exact_json
 
@@ -65,7 +65,8 @@ class JsonCalls(SingleKeyCalls):
         except UNDECODABLE as error:
             kind = "JSON" if type is None else f"JSON of the type {getattr(type, '__name__', type)}"
             raise RequestFailed(
-                f"the value of key {text_of(found.key)!r} (revision {found.mod_revision}) is not {kind}: {error}",
+                f"the value of key {text_of(found.key)!r} (revision {found.mod_revision}) is not {kind}:"
+                f" {json_fault(error, found.value)}",
                 code="bad_value",
                 outcome=Outcome.NOT_APPLIED,
             ) from error

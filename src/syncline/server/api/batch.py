@@ -20,7 +20,7 @@ import msgspec
 
 from syncline.client.packed_schemas import PackedBatchBody
 from syncline.client.schemas import BatchBody, BatchReply, PutItem
-from syncline.decoding import UNDECODABLE
+from syncline.decoding import UNDECODABLE, json_fault
 from syncline.errors import OperationError, PermissionDenied, SynclineError, Unauthenticated
 from syncline.kv import commands
 from syncline.kv.batch import apply_batch
@@ -93,7 +93,7 @@ class OperationsBody:
         try:
             items = [*(self._packed.decode(body) if packed else self._json.decode(body)).ops]
         except UNDECODABLE as error:
-            raise RequestError(f"the body is not a batch: {error}") from None
+            raise RequestError(f"the body is not a batch: {error if packed else json_fault(error, body)}") from None
         if len(items) > MAX_BATCH_OPS:
             message = f"'ops' has {len(items)} operations; the limit is {MAX_BATCH_OPS}; nothing was done"
             raise RequestError(message, status=413, code="too_large")

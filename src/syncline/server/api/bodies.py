@@ -7,7 +7,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 
-from syncline.decoding import UNDECODABLE
+from syncline.decoding import UNDECODABLE, json_fault
 from syncline.server.api.errors import RequestError
 from syncline.server.api.parameters import Schema
 from syncline.server.http.documents import check_charset, check_members
@@ -72,6 +72,6 @@ class JsonBody(Generic[T]):
         try:
             document = self._decoder.decode(body)
         except UNDECODABLE as error:
-            raise RequestError(f"the body is not {self._what}: {error}") from None
+            raise RequestError(f"the body is not {self._what}: {json_fault(error, body)}") from None
         check_members(body)
         return document

@@ -18,7 +18,7 @@ from syncline.client.schemas import (
     UpgradeReply,
     UpgradeResult,
 )
-from syncline.decoding import UNDECODABLE
+from syncline.decoding import UNDECODABLE, json_fault
 from syncline.errors import ConfigError, NothingToSnapshot
 from syncline.node.naming import is_id
 from syncline.server.addresses import check_address, check_name, check_url
@@ -160,7 +160,7 @@ def _object(body: bytes) -> dict[str, object]:
     try:
         found = msgspec.json.decode(body, type=dict[str, object])
     except UNDECODABLE as error:
-        raise RequestError(f"the body is not a JSON object: {error}") from None
+        raise RequestError(f"the body is not a JSON object: {json_fault(error, body)}") from None
     check_members(body)
     return found
 

@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from syncline.decoding import UNDECODABLE
+from syncline.decoding import UNDECODABLE, json_fault
 from syncline.server.etcd.errors import INVALID_ARGUMENT, EtcdError
 from syncline.server.etcd.messages import ENUMS, MESSAGES, Message, MessageField
 
@@ -57,7 +57,7 @@ def decode(name: str, data: bytes) -> Message:
     try:
         found = msgspec.json.decode(data)
     except UNDECODABLE as error:
-        raise _bad(f"the body is not JSON: {error}") from None
+        raise _bad(f"the body is not JSON: {json_fault(error, data)}") from None
     return _message(name, found)
 
 
