@@ -200,7 +200,7 @@ def test_lock_of_a_node_that_this_process_forgot_to_close_says_so() -> None:
     """A program that opens a second `Raft` without `close` would look for another process in vain."""
     error = locked_error("d/LOCK", b"%d\n" % os.getpid())
     assert error.pid == os.getpid()
-    assert "call `close` on the first one" in str(error)
+    assert "call `close` on the first one, or open it in a `with` or `async with` block" in str(error)
 
 
 def test_lock_of_another_process_says_that_a_node_is_one_process() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -138,6 +139,23 @@ def test_arguments_changes_that_make_no_sense_are_a_config_error(changes: object
 def test_arguments_config_of_a_wrong_type_is_a_type_error() -> None:
     with pytest.raises(TypeError, match=r"config must be a syncline\.Config, not dict"):
         check_config({"name": "a"})
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("cluster.toml", "a file is read by syncline.load_config('cluster.toml')"),
+        (Path("/etc/cluster.toml"), "a file is read by syncline.load_config('/etc/cluster.toml')"),
+        ("raft:cluster.toml", "a URL of an engine is for syncline.open(url, machine)"),
+        ("postgresql://me:secret@host/db", "a URL of an engine is for syncline.open(url, machine)"),
+    ],
+)
+def test_arguments_config_as_a_text_names_the_function_for_it(given: object, hint: str) -> None:
+    """`Jobs.open` takes a path and a URL; `Raft.open` takes neither."""
+    with pytest.raises(TypeError) as raised:
+        check_config(given)
+    assert str(raised.value).endswith(f": {hint}")
+    assert "secret" not in str(raised.value)
 
 
 def test_arguments_expected_index_is_none_or_an_index() -> None:

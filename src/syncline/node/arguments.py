@@ -7,6 +7,7 @@ accepted ones. An unchecked argument would be replicated, and would stop every n
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -37,11 +38,23 @@ __all__ = [
 MAX_TIMEOUT_S: Final = 3600.0
 """A longer wait is a mistake of units."""
 
+_ENGINE_URL: Final = re.compile(r"[a-z]{2,}:")
+"""As `syncline.open` takes it: "raft:cluster.toml", "etcd://10.0.0.1:2379/jobs", "memory:"."""
+
 
 def check_config(config: object) -> None:
     """The settings of a node: checked when they were made, so only their type is left."""
     if not isinstance(config, Config):
-        raise TypeError(f"config must be a syncline.Config, not {type(config).__name__}")
+        raise TypeError(f"config must be a syncline.Config, not {type(config).__name__}{_config_hint(config)}")
+
+
+def _config_hint(given: object) -> str:
+    if not isinstance(given, str | os.PathLike):
+        return ""
+    text = os.fspath(given)
+    if isinstance(text, str) and _ENGINE_URL.match(text):
+        return ": a URL of an engine is for syncline.open(url, machine)"  # not shown: it may hold a password
+    return f": a file is read by syncline.load_config({text!r})"
 
 
 def check_world(world: object) -> None:

@@ -343,7 +343,7 @@ def locked_error(path: str, holder: bytes) -> DirectoryLocked:
     if pid == os.getpid():
         return DirectoryLocked(
             f"{path} is held by this process (pid {pid}): it has opened a node there and has not closed it. A node is"
-            " open once: call `close` on the first one, or open it with `async with`.",
+            " open once: call `close` on the first one, or open it in a `with` or `async with` block.",
             pid=pid,
         )
     who = f"the process with pid {pid}" if pid is not None else "another process"
