@@ -176,6 +176,40 @@ def test_machine_commands_that_cannot_be_called_are_refused_by_name() -> None:
             def apply(self) -> None: ...  # type: ignore[override]
 
 
+@pytest.mark.parametrize("kind", [command, query])
+def test_machine_default_that_does_not_fit_its_annotation_is_refused(kind: Callable[..., Any]) -> None:
+    """Each call without the argument would fail, and entries from before the parameter would get the wrong value."""
+    with pytest.raises(
+        ConfigError, match=r"Text\.add: the default 'x' of the parameter n does not fit .*`int`, got `str`"
+    ):
+
+        class Text(Machine):
+            @kind
+            def add(self, n: int = "x") -> None: ...  # type: ignore[assignment]
+
+    with pytest.raises(ConfigError, match=r"Nothing\.add: the default None of the parameter n .* add `\| None`"):
+
+        class Nothing(Machine):
+            @kind
+            def add(self, n: int = None) -> None: ...  # type: ignore[assignment]  # noqa: RUF013
+
+    with pytest.raises(ConfigError, match=r"Odd\.add: the default <.*> of the parameter n does not fit"):
+
+        class Odd(Machine):
+            @kind
+            def add(self, n: int = object()) -> None: ...  # type: ignore[assignment]
+
+
+def test_machine_default_that_fits_after_encoding_is_taken() -> None:
+    """A tuple for a list, and a whole number for a float: as an argument of a call would be."""
+
+    class Sound(Machine):
+        @command
+        def add(self, xs: list[int] = (), by: float = 1, tag: str | None = None, *, more: Any = None) -> None: ...  # type: ignore[assignment]
+
+    assert Sound.add.encode() == Sound.add.encode([], 1)
+
+
 def test_machine_calls_check_arguments_before_anything_is_sent() -> None:
     with pytest.raises(TypeError, match=r"Jobs\.take: worker: expected `str`, got `int`"):
         Jobs.take.encode(7)  # type: ignore[arg-type]

@@ -51,6 +51,7 @@ class Signature:
             if parameter.default is inspect.Parameter.empty:
                 fields.append((name, kind))
             else:  # a default is the method's own: a call from before the parameter was there has none
+                self._check_default(parameter, kind)
                 fields.append((name, kind | UnsetType, UNSET))
         self._codec = Codec(self._hint(hints, "return", "the answer", any_allowed=True), any_allowed=True)
         arguments = msgspec.defstruct("Arguments", fields, kw_only=True, forbid_unknown_fields=True)
@@ -66,6 +67,19 @@ class Signature:
         except UnfitType as error:
             raise ConfigError(f"{self.where}: {what} can't be encoded: {error}") from None
         return hints[name]  # type: ignore[return-value]  # a type, or a form of typing, which msgspec takes alike
+
+    def _check_default(self, parameter: inspect.Parameter, kind: type) -> None:
+        """Check it as an argument of a call: it is the argument of calls that give none, old entries of the log too."""
+        default = parameter.default
+        try:
+            msgspec.msgpack.decode(_ENCODER.encode(default), type=kind)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            text = str(error)
+            raise ConfigError(
+                f"{self.where}: the default {default!r:.80} of the parameter {parameter.name} does not fit its"
+                f" annotation: {text[:1].lower()}{text[1:]}"
+                + (". For a parameter that may be None, add `| None` to the annotation" if default is None else "")
+            ) from None
 
     # -- arguments ----------------------------------------------------------------------------------------------------
 
