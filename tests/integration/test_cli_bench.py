@@ -59,7 +59,7 @@ def test_bench_of_a_running_cluster_needs_to_be_meant(tmp_path: Path, monkeypatc
             assert kept.value == b"v"
             assert kv.count("syncline-bench/") == 1
     assert (from_environment.status, "SYNCLINE_ENDPOINTS is set" in from_environment.err) == (2, True), from_environment
-    assert (there.status, "there are 1 keys below syncline-bench/" in there.error()) == (1, True)
+    assert (there.status, "found 1 key below syncline-bench/" in there.error()) == (1, True)
 
 
 def test_bench_of_this_machine_makes_a_cluster_and_removes_it(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ async def test_etcd_import_reports_a_key_that_is_refused(tmp_path: Path) -> None
         ran = await run(kv, "import", "--from-etcd", double.url)
         assert ran.status == 1
         assert "failed: kkk" in ran.err
-        assert ran.err.endswith("syncline: 1 keys were not imported\n")
+        assert ran.err.endswith("syncline: 1 key was not imported\n")
         assert sorted(await keys_of(kv)) == [b"a", b"z"]
 
 
@@ -198,7 +198,7 @@ async def test_etcd_export_reports_a_key_that_is_refused(tmp_path: Path) -> None
         assert ran.status == 1
         assert ran.err.splitlines() == [
             "failed: k5: etcd: etcdserver: request is too large",
-            "syncline: 1 keys were not exported",
+            "syncline: 1 key was not exported",
         ]
         assert len(etcd.keys) == 9
 

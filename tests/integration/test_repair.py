@@ -195,7 +195,7 @@ async def test_killed_anywhere_it_is_completed_by_the_same_command(tmp_path: Pat
         away.kill()
         ran = repair(broken)
         assert ran.returncode == 4
-        assert "1 of the 2 other voters answer, and a change needs 2 of 3: n2 does not" in ran.stderr
+        assert "1 of the 2 other voters answers, and a change needs 2 of 3: n2 does not" in ran.stderr
         assert fingerprint(broken.data_dir) == before
         away.start()
         await cluster.wait_ready([away, other])

@@ -38,7 +38,7 @@ def test_detached_cluster_runs_until_down_and_starts_again(tmp_path: Path) -> No
     told = in_a_process("up", "-d", "--nodes", "1", "--port", str(port), *where)
     try:
         url = f"http://127.0.0.1:{port}"
-        assert f"ready: 1 nodes, data in {data_dir}" in told
+        assert f"ready: 1 node, data in {data_dir}" in told
         assert told.splitlines()[-1].split(maxsplit=3)[-1].endswith(f"syncline down --data-dir {data_dir}")
         assert run("put", "k", "v", "--endpoints", url) == "revision 1\n"
         again = run("up", "-d", *where, status=1)
@@ -48,7 +48,7 @@ def test_detached_cluster_runs_until_down_and_starts_again(tmp_path: Path) -> No
 
         assert " n1 node: " in run("logs", *where)
         assert run("logs", "n1", "-n", "1", *where).count("\n") == 1
-        assert "ready: 1 nodes" in run("logs", "up", *where)
+        assert "ready: 1 node" in run("logs", "up", *where)
         assert "there are n1, up" in run("logs", "n2", *where, status=2)
         _follows(data_dir)
 

@@ -66,7 +66,7 @@ def test_backup_save_writes_a_checked_file_and_its_sum(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["b", "b.sha256"]
     assert (again.status, "exists: name another file" in again.error()) == (2, True)
     verified = syncline("backup", "verify", str(path))
-    assert (verified.status, "50 keys, 1 leases, 0 users" in verified.text) == (0, True)
+    assert (verified.status, "50 keys, 1 lease, 0 users" in verified.text) == (0, True)
 
 
 def test_backup_save_names_the_answer_before_servers_that_are_away(tmp_path: Path) -> None:

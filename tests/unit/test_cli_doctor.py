@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from syncline.cli.doctor import disk, machine, network
-from syncline.cli.doctor.finding import Finding, verdict_of
+from syncline.cli.doctor.finding import Finding, Verdict, summary_of, verdict_of
 from syncline.errors import ConfigError
 from syncline.platform.disk import OsDisk
 from syncline.platform.resolver import Resolver
@@ -42,6 +42,18 @@ def told(findings: Sequence[Finding], verdict: str, *words: str) -> bool:
     return any(one.verdict == verdict and all(word in one.line for word in words) for one in findings)
 
 
+@pytest.mark.parametrize(
+    ("verdicts", "line"),
+    [
+        (("ok",), "1 check passed, 0 warnings, 0 failed"),
+        (("ok", "warn", "ok"), "2 checks passed, 1 warning, 0 failed"),
+        (("skip", "warn", "fail", "warn"), "0 checks passed, 2 warnings, 1 failed"),
+    ],
+)
+def test_doctor_summary_counts_in_the_right_number(verdicts: tuple[Verdict, ...], line: str) -> None:
+    assert summary_of(Finding("disk", verdict, "") for verdict in verdicts) == line
+
+
 def test_doctor_next_to_a_running_node_finds_nothing_wrong(tmp_path: Path) -> None:
     place = settings(tmp_path, http_listen=f"127.0.0.1:{free_ports(1)[0]}")
     file = tmp_path / "node.toml"
@@ -57,7 +69,7 @@ def test_doctor_next_to_a_running_node_finds_nothing_wrong(tmp_path: Path) -> No
     assert [one["verdict"] for one in found(ran, "data-dir")] == ["ok"]
     assert [one["verdict"] for one in found(ran, "clock")] == ["ok"]
     assert [one["verdict"] for one in found(ran, "versions")] == ["ok"]
-    assert "a leads, 1 members" in found(ran, "cluster")[0]["text"]
+    assert "a leads, 1 member" in found(ran, "cluster")[0]["text"]
     [speed] = found(ran, "disk-speed")
     assert "a sync takes" in speed["text"]
     assert found(ran, "descriptors")

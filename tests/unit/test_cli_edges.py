@@ -225,7 +225,7 @@ def test_cli_interrupted_import_says_how_far_it_came(tmp_path: Path) -> None:
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "files were done before it" in err
+    assert "file was done before it" in err
     assert "Traceback" not in err
 
 

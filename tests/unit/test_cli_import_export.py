@@ -105,7 +105,7 @@ def test_what_is_no_regular_file_is_skipped_and_reported(server: HttpDouble, tmp
         listening.bind(str(tmp_path / "socket"))
         ran = syncline("import", str(tmp_path), endpoints=server.url)
     assert ran.status == 0
-    assert ran.text == "imported 1 files, 1 bytes\n"
+    assert ran.text == "imported 1 file, 1 byte\n"
     assert ran.err.splitlines() == [
         "skipped: link: a symbolic link, not a regular file",
         "skipped: loop: a symbolic link, not a regular file",
@@ -125,7 +125,7 @@ def test_a_file_that_can_not_be_stored_is_reported_and_the_others_go_on(
     assert sorted(keys.keys) == [b"a", b"c"]
     assert ran.err.splitlines() == [
         "failed: big: the value is above 10 bytes",
-        "syncline: 1 files were not imported",
+        "syncline: 1 file was not imported",
     ]
     listed = json.loads(syncline("import", str(tmp_path), "--json", endpoints=server.url).out)
     assert listed["failed"] == [{"name": "big", "reason": "the value is above 10 bytes"}]

@@ -114,7 +114,7 @@ def test_top_on_a_terminal_draws_resizes_and_leaves_it_as_it_was(tmp_path: Path)
         assert document["leader"] == "a"
         once = syncline("top", "--once", endpoints=url)
         assert once.status == 0
-        assert "leader a, 1 of 1 nodes answer" in once.text
+        assert "leader a, 1 of 1 node answers" in once.text
         assert "\x1b" not in once.text
         for keys in ("q", "\x03"):
             with on_terminal("top", "--every", "60s", environment={"SYNCLINE_ENDPOINTS": url}) as terminal:

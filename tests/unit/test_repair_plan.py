@@ -90,7 +90,7 @@ def test_repair_of_the_only_voter_is_refused() -> None:
 def test_member_that_does_not_answer_is_named_with_the_reason() -> None:
     failure = refusal(row(1, up=False), row(2), row(3, up=False))
     assert failure.message == (
-        "1 of the 2 other voters answer, and a change needs 2 of 3: n3 does not (connection refused). Start what is "
+        "1 of the 2 other voters answers, and a change needs 2 of 3: n3 does not (connection refused). Start what is "
         "stopped and try again. Nothing was changed."
     )
     assert failure.status == 4

@@ -16,6 +16,7 @@ from syncline.cli.exits import EXIT_FAILED, EXIT_UNAVAILABLE, Told, one_line
 from syncline.cli.output import print_json, print_line
 from syncline.cli.survey import STATUS_TIMEOUT_S, MemberRow, Survey, survey_of
 from syncline.errors import OperationError, Unreachable
+from syncline.platform.texts import counted
 
 __all__ = ["health"]
 
@@ -54,7 +55,7 @@ async def health(context: Context) -> None:
         reasons = [*([] if served else [one_line(why)]), *faults]
         print_json({"health": state, "leader": survey.leader if served else None, "reasons": reasons})
     else:
-        line = f"{state}: {survey.leader} leads, {survey.size} members" if served else f"no leader: {why}"
+        line = f"{state}: {survey.leader} leads, {counted(survey.size, 'member')}" if served else f"no leader: {why}"
         print_line(one_line(line))
         for fault in faults:
             print_line(fault)

@@ -8,6 +8,7 @@ from syncline.cli.common import TTL, Context, client_command, key_bytes, make_cl
 from syncline.cli.completing import complete_keys
 from syncline.cli.output import json_key, print_json, print_line, shown
 from syncline.cli.streams import acknowledged
+from syncline.platform.texts import counted
 
 __all__ = ["lease", "touch"]
 
@@ -62,7 +63,7 @@ async def revoke(context: Context, *, name: str) -> None:
         if context.as_json:
             print_json({"deleted": result.deleted, "revision": result.revision})
         else:
-            print_line(f"deleted {_keys(result.deleted)}, revision {result.revision}")
+            print_line(f"deleted {counted(result.deleted, 'key')}, revision {result.revision}")
 
 
 @lease.command("ttl", short_help="Show what is left of a lease's time, and its keys.")
@@ -117,10 +118,6 @@ async def touch(context: Context, *, key: str, ttl_s: float) -> None:
             print_json({**json_key("key", name), "lease": result.lease, "revision": result.revision})
         else:
             print_line(f"lease {result.lease}, revision {result.revision}")
-
-
-def _keys(count: int) -> str:
-    return f"{count} key" if count == 1 else f"{count} keys"
 
 
 def _seconds(seconds: float) -> str:

@@ -93,7 +93,7 @@ class ThreadHandler(logging.Handler):
     def _put(self, record: logging.LogRecord, line: str) -> None:
         if self._lost and self._lines.qsize() < MAX_WAITING // 2:
             lost, self._lost = self._lost, 0
-            self._put(record, f"{lost} lines before this one could not be written and are lost")
+            self._put(record, f"{lost} {'line' if lost == 1 else 'lines'} before this one could not be written")
         try:
             self._lines.put_nowait(_written_as(record, line))
         except Full:

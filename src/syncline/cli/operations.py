@@ -27,6 +27,7 @@ from syncline.client import (
     TouchOp,
     TxnOp,
 )
+from syncline.platform.texts import counted
 
 __all__ = ["compact", "increment", "txn"]
 
@@ -130,7 +131,7 @@ def _print_result(operation: Operation, result: OperationResult) -> None:
         case IncrementOp():
             print_line(f"{name}: {result.number}")
         case ListOp():
-            print_line(f"{name}: {len(result.items)} of {result.count} keys")
+            print_line(f"{name}: {len(result.items)} of {counted(result.count, 'key')}")
             _print_items(result.items)
         case TxnOp():
             raise AssertionError("the text form has no nested transactions")

@@ -13,6 +13,7 @@ from syncline.cli.streams import acknowledged
 from syncline.client import AuthReply, KeyAccessItem
 from syncline.client.user_schemas import AccessName, OperationName
 from syncline.client.wire import bytes_of
+from syncline.platform.texts import counted
 
 __all__ = ["auth", "role", "user"]
 
@@ -299,7 +300,7 @@ async def auth_status(context: Context) -> None:
         print_json(found)
         return
     needed = "clients need credentials" if found.enabled else "clients need no credentials"
-    counts = f"{found.users} users, {found.roles} roles, {found.tokens} tokens"
+    counts = f"{counted(found.users, 'user')}, {counted(found.roles, 'role')}, {counted(found.tokens, 'token')}"
     print_line(f"{needed}; auth revision {found.revision}, {counts}")
 
 

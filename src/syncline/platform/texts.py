@@ -8,7 +8,12 @@ import math
 
 import msgspec
 
-__all__ = ["encode_exact_json", "encode_json", "escape_controls", "named_error", "printable"]
+__all__ = ["counted", "encode_exact_json", "encode_json", "escape_controls", "named_error", "printable"]
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """A number with its word: "1 key", "2 keys". `many` is the plural if it is not `one` with an s."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
 
 
 def printable(text: str) -> str:

@@ -22,6 +22,7 @@ from syncline.cli.output import print_json, print_line
 from syncline.kv.backup_parts import PARTS
 from syncline.kv.backups import BackupFacts, restore_backup, verify_backup
 from syncline.platform.disk import OsDisk
+from syncline.platform.texts import counted
 
 __all__ = ["backup"]
 
@@ -196,6 +197,7 @@ def _show(file: str, facts: BackupFacts, *, as_json: bool) -> None:
         )
         return
     print_line(
-        f"{file}: revision {facts.revision}, {facts.keys} keys, {facts.leases} leases, {facts.users} users,"
+        f"{file}: revision {facts.revision}, {counted(facts.keys, 'key')},"
+        f" {counted(facts.leases, 'lease')}, {counted(facts.users, 'user')},"
         f" {facts.size_bytes} bytes, SHA-256 {facts.sha256}"
     )

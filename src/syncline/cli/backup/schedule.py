@@ -21,6 +21,7 @@ from syncline.cli.output import print_json, print_line
 from syncline.cli.streams import say
 from syncline.errors import OperationError
 from syncline.kv.backups import SUM_SUFFIX
+from syncline.platform.texts import counted
 
 __all__ = ["BackupPlan", "Retention", "abandoned", "no_longer_kept", "run_schedule", "save_one"]
 
@@ -130,7 +131,7 @@ async def save_one(context: Context, plan: BackupPlan, now: Callable[[], datetim
     if context.as_json:
         print_json(ScheduledDocument(path, facts.revision, facts.size_bytes, facts.sha256, removed))
         return
-    print_line(f"{path}: revision {facts.revision}, {facts.keys} keys, {facts.size_bytes} bytes")
+    print_line(f"{path}: revision {facts.revision}, {counted(facts.keys, 'key')}, {facts.size_bytes} bytes")
     for old in removed:
         print_line(f"removed {shown(place.path(old))}")
 

@@ -26,6 +26,7 @@ from syncline.errors import OperationError, SynclineError, UsageError
 
 if TYPE_CHECKING:
     from syncline.testing import ProcessCluster
+from syncline.platform.texts import counted
 
 __all__ = ["bench"]
 
@@ -157,8 +158,8 @@ async def _of_running(plan: _Measurement) -> None:
         there = await client.count(PREFIX)
     if there:  # they would be deleted
         raise Failure(
-            f"there are {there} keys below {PREFIX}: another bench runs, or was killed, or they are yours. Delete them"
-            f" with: syncline del {PREFIX} --prefix",
+            f"found {counted(there, 'key')} below {PREFIX}: another bench runs, or was killed, or they are yours."
+            f" Delete them with: syncline del {PREFIX} --prefix",
             EXIT_FAILED,
             as_json=plan.context.as_json,
         )

@@ -24,7 +24,7 @@ from syncline.cli.output import print_json, print_line
 from syncline.cli.survey import MemberRow, survey_of
 from syncline.errors import ConfigError, OperationError
 from syncline.node.settings.sources import ENVIRONMENT_PREFIX
-from syncline.platform.texts import encode_json
+from syncline.platform.texts import counted, encode_json
 from syncline.version import __version__
 
 __all__ = ["debug"]
@@ -83,7 +83,7 @@ async def debug(
     if context.as_json:
         print_json({"file": bundle.path, "contents": bundle.names, "missing": bundle.problems})
         return
-    print_line(f"{path}: {len(bundle.names)} files, {bundle.size_bytes >> 10} KiB")
+    print_line(f"{path}: {counted(len(bundle.names), 'file')}, {bundle.size_bytes >> 10} KiB")
     for problem in bundle.problems:
         print_line(f"not in it: {one_line(problem)}")
     print_line(

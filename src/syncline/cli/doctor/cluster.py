@@ -16,6 +16,7 @@ from syncline.cli.doctor.network import OwnServer, is_loopback
 from syncline.cli.survey import Survey, survey_of
 from syncline.client.schemas import ErrorAnswer, VersionReply
 from syncline.errors import ConfigError, OperationError, Unauthenticated, Unreachable
+from syncline.platform.texts import counted
 from syncline.server.addresses import split_address
 from syncline.server.config import ServerConfig
 from syncline.transport.candidates import is_wildcard
@@ -76,7 +77,7 @@ async def look_at_cluster(context: Context, config: ServerConfig, known: KnownPo
             "cluster", "fail", f"no leader: {survey.no_leader}", "See docs/logs.md, why there was an election"
         )
     else:
-        yield Finding("cluster", "ok", f"{survey.leader} leads, {survey.size} members")
+        yield Finding("cluster", "ok", f"{survey.leader} leads, {counted(survey.size, 'member')}")
     for row in survey.members:
         if not row.reachable:
             name = row.name or row.http or "?"

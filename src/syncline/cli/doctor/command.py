@@ -10,7 +10,7 @@ from syncline.cli.announced import asks_members
 from syncline.cli.common import Context, client_command
 from syncline.cli.doctor.cluster import KnownPorts, look_at_cluster
 from syncline.cli.doctor.disk import check_data_dir, check_syncs
-from syncline.cli.doctor.finding import NO_NAME, Finding, verdict_of
+from syncline.cli.doctor.finding import NO_NAME, Finding, summary_of, verdict_of
 from syncline.cli.doctor.machine import check_descriptors, check_memory, check_secret, check_timers, check_version
 from syncline.cli.doctor.network import check_names, check_peers, check_ports
 from syncline.cli.exits import EXIT_FAILED, Told, one_line
@@ -45,8 +45,7 @@ async def doctor(context: Context, *, config_file: str | None, data_dir: str | N
     else:
         for finding in findings:
             print_line(one_line_of(finding))
-        counts = {kind: sum(finding.verdict == kind for finding in findings) for kind in ("ok", "warn", "fail")}
-        print_line(f"{counts['ok']} checks passed, {counts['warn']} warnings, {counts['fail']} failed")
+        print_line(summary_of(findings))
     if verdict == "fail":
         raise Told(EXIT_FAILED)
 

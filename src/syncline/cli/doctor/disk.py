@@ -10,6 +10,7 @@ from typing import Final
 
 from syncline.cli.doctor.finding import Finding
 from syncline.platform.disk import Disk, OsDisk
+from syncline.platform.texts import counted
 from syncline.server.config import ServerConfig
 from syncline.storage.datadir import IDENTITY_NAME
 
@@ -72,7 +73,7 @@ def _check_rights(path: str, user: str) -> Iterator[Finding]:
         yield Finding("data-dir", "ok", f"{path} belongs to uid {about.st_uid}, and {user} can write it")
     foreign = [name for name in sorted(os.listdir(path)) if not os.access(os.path.join(path, name), os.R_OK | os.W_OK)]
     if foreign:
-        text = f"{len(foreign)} files in {path} can't be read and written by {user}, such as {foreign[0]}"
+        text = f"{counted(len(foreign), 'file')} in {path} can't be read and written by {user}, such as {foreign[0]}"
         yield Finding("data-dir", "fail", text, f"Was a node run by another user? chown -R USER {path}")
 
 

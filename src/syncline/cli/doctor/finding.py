@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final, Literal
 
 import msgspec
 
-__all__ = ["NO_NAME", "Finding", "Verdict", "verdict_of"]
+from syncline.platform.texts import counted
+
+__all__ = ["NO_NAME", "Finding", "Verdict", "summary_of", "verdict_of"]
 
 NO_NAME: Final = "doctor"
 """In place of a node's name, if no setting gives one."""
@@ -38,3 +41,9 @@ def verdict_of(findings: Iterable[Finding]) -> Verdict:
     """The worst of them."""
     met = {finding.verdict for finding in findings}
     return next((verdict for verdict in _ORDER if verdict in met), "ok")
+
+
+def summary_of(findings: Iterable[Finding]) -> str:
+    """How many of each kind there are, on one line."""
+    met = Counter(finding.verdict for finding in findings)
+    return f"{counted(met['ok'], 'check')} passed, {counted(met['warn'], 'warning')}, {met['fail']} failed"

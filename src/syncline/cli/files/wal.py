@@ -9,6 +9,7 @@ from syncline.cli.exits import EXIT_DAMAGED, EXIT_FAILED, Failure
 from syncline.cli.files.common import DataFiles, data_command, hex_id
 from syncline.cli.output import json_text, print_json, print_line, shown
 from syncline.consensus.types import HardState, LogEntry, MembershipState, SnapshotMeta
+from syncline.platform.texts import counted
 from syncline.storage.inspect import FrameView, LogReport, SegmentEnd, SegmentStart, check_log, read_log
 
 __all__ = ["membership_object", "wal"]
@@ -181,7 +182,9 @@ def _print_report(path: str, report: LogReport) -> None:
     count = report.last_index - report.first_index + 1
     held = f"entries {report.first_index} to {report.last_index}" if count else f"no entries after {report.last_index}"
     print_line(f"{path}: sound")
-    print_line(f"  {held} (last term {report.last_term}), {report.size_bytes} bytes in {report.segments} segments")
+    print_line(
+        f"  {held} (last term {report.last_term}), {report.size_bytes} bytes in {counted(report.segments, 'segment')}"
+    )
     print_line(f"  {_state_text(report.hard_state)}")
     if report.snapshot is not None:
         print_line(f"  restarted after the snapshot at {report.snapshot.index} of term {report.snapshot.term}")

@@ -21,6 +21,7 @@ from syncline.cli.import_export.copy import (
 )
 from syncline.cli.import_export.etcd_command import EtcdOptions, etcd_options, export_to_etcd, import_from_etcd
 from syncline.cli.import_export.printing import shown_progress, tell_report, told_how_far
+from syncline.platform.texts import counted
 
 __all__ = ["export_tree", "import_tree"]
 
@@ -149,7 +150,7 @@ def _check_one(directory: str | None, etcd: str | None, options: EtcdOptions, op
 
 
 def _tell(context: Context, report: TreeReport, done: str) -> None:
-    line = f"{done} {report.files} files, {report.size_bytes} bytes"
+    line = f"{done} {counted(report.files, 'file')}, {counted(report.size_bytes, 'byte')}"
     tell_report(context, report, [line], {done: report.files}, unit="files", done=done)
 
 

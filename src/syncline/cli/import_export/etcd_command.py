@@ -14,6 +14,7 @@ from syncline.cli.import_export.etcd_copy import EtcdReport, copy_from_etcd, cop
 from syncline.cli.import_export.etcd_gateway import EtcdGateway, EtcdLogin
 from syncline.cli.import_export.printing import shown_progress, tell_report, told_how_far
 from syncline.client import AsyncClient
+from syncline.platform.texts import counted
 
 __all__ = ["EtcdOptions", "etcd_options", "export_to_etcd", "import_from_etcd"]
 
@@ -94,7 +95,10 @@ def _gateway(context: Context, urls: str, options: EtcdOptions) -> EtcdGateway:
 
 
 def _tell(context: Context, report: EtcdReport, done: str, place: str) -> None:
-    counts = f"{report.keys} keys, {report.size_bytes} bytes, {report.leases} leases"
+    counts = ", ".join(
+        counted(number, one)
+        for number, one in ((report.keys, "key"), (report.size_bytes, "byte"), (report.leases, "lease"))
+    )
     lines = [
         f"{done} {counts} {place}, as of revision {report.revision}",
         "revisions and versions are not kept: the keys have new ones; the time of each lease begins again",

@@ -16,6 +16,7 @@ from syncline.cli.import_export.work import CopyProgress, CopyReport, Problem
 from syncline.cli.output import json_key, print_json, print_line, shown
 from syncline.cli.streams import acknowledged, say
 from syncline.errors import OperationError
+from syncline.platform.texts import counted
 
 __all__ = ["shown_progress", "tell_report", "told_how_far"]
 
@@ -46,10 +47,10 @@ def told_how_far(context: Context, done: Callable[[], int], unit: str) -> Iterat
     try:
         yield
     except asyncio.CancelledError:  # Ctrl-C: `asyncio.run` cancels the work
-        say(f"syncline: interrupted; {done()} {unit} were done before it, run it again for the rest")
+        say(f"syncline: interrupted; {_were(done(), unit)} done before it, run it again for the rest")
         raise
     except OperationError as error:
-        more = f"; {done()} {unit} were done before it, run it again for the rest"
+        more = f"; {_were(done(), unit)} done before it, run it again for the rest"
         raise failure_of(error, as_json=context.as_json, more=more) from error
 
 
@@ -75,7 +76,11 @@ def tell_report(
             for line in lines:
                 print_line(line)
     if report.failed_count:
-        raise Failure(f"{report.failed_count} {unit} were not {done}", EXIT_FAILED, as_json=context.as_json)
+        raise Failure(f"{_were(report.failed_count, unit)} not {done}", EXIT_FAILED, as_json=context.as_json)
+
+
+def _were(count: int, unit: str) -> str:
+    return f"{counted(count, unit.removesuffix('s'))} {'was' if count == 1 else 'were'}"
 
 
 def _tell_problems(what: str, problems: list[Problem], count: int) -> None:

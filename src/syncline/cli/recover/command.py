@@ -28,6 +28,7 @@ from syncline.node.member_registry import format_id
 from syncline.node.quorum_loss.report import RecoveryReport
 from syncline.node.raft import Raft
 from syncline.platform.disk import OsDisk
+from syncline.platform.texts import counted
 from syncline.storage import new_cluster
 from syncline.storage.datadir import LOCK_NAME, read_identity
 
@@ -180,8 +181,8 @@ def _show(context: Context, plan: RecoveryReport) -> None:
     if plan.uncertain_entries:
         _say(
             context,
-            f"  the last {plan.uncertain_entries} entries were not known to be committed here; they may be writes whose"
-            " clients got no answer",
+            f"  not known to be committed here: the last {counted(plan.uncertain_entries, 'entry', 'entries')}. Clients"
+            " may have got no answer to such writes",
         )
     for voter in plan.voters:
         state = "looked at" if voter.looked_at else "not looked at"

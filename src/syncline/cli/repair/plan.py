@@ -181,8 +181,9 @@ def _check_quorum(survey: Survey, old: MemberRow | None, others: Sequence[Member
     if len(answering) < needed:
         silent = ", ".join(f"{_shown(row)} does not ({row.error})" for row in voters if not row.reachable)
         raise Failure(
-            f"{len(answering)} of the {len(voters)} other voters answer, and a change needs {needed} of {count}: "
-            f"{silent}. Start what is stopped and try again. Nothing was changed.",
+            f"{len(answering)} of the {len(voters)} other voters {'answers' if len(answering) == 1 else 'answer'},"
+            f" and a change needs {needed} of {count}: {silent}. Start what is stopped and try again. Nothing was"
+            " changed.",
             EXIT_UNAVAILABLE,
             code="no_quorum",
         )

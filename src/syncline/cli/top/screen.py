@@ -10,6 +10,7 @@ from syncline.cli.exits import one_line
 from syncline.cli.output import shown
 from syncline.cli.survey import MemberRow, Survey
 from syncline.cli.top.numbers import NodeNumbers
+from syncline.platform.texts import counted
 
 __all__ = ["ENTER", "LEAVE", "drawn", "lines_of"]
 
@@ -35,7 +36,7 @@ def lines_of(survey: Survey, numbers: dict[str, NodeNumbers], *, width: int, eve
     rows = [_cells(row, numbers.get(row.id or "", NodeNumbers())) for row in survey.members]
     reached = sum(row.reachable for row in survey.members)
     head = f"{shown(survey.cluster.encode()) or survey.cluster_id}: leader {survey.leader or 'none'},"
-    head += f" {reached} of {len(rows)} nodes answer, every {every_s:g} s"
+    head += f" {reached} of {counted(len(rows), 'node')} {'answers' if reached == 1 else 'answer'}, every {every_s:g} s"
     lines = [head, "", *_table(rows, width)]
     for row in survey.members:
         if row.error is not None:

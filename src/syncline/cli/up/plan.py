@@ -31,6 +31,7 @@ from syncline.node.secret_file import write_secret_file
 from syncline.node.tls_directory import authority_path, certificate_path
 from syncline.platform.disk import Disk
 from syncline.platform.memory import memory_bytes
+from syncline.platform.texts import counted
 from syncline.storage.atomic_file import replace_file
 from syncline.storage.datadir import IDENTITY_NAME
 
@@ -187,8 +188,8 @@ def make_plan(
             )
         if nodes is not None and nodes < kept.nodes:
             raise ConfigError(
-                f"--nodes {nodes}: the cluster in {data_dir} has {kept.nodes} nodes; leave --nodes out, or choose "
-                "another --data-dir (members are removed with 'syncline member remove')"
+                f"--nodes {nodes}: the cluster in {data_dir} has {counted(kept.nodes, 'node')}; leave --nodes out, or"
+                " choose another --data-dir (members are removed with 'syncline member remove')"
             )
         kept.nodes = max(kept.nodes, nodes or 0)
     kept.tls = kept.tls or tls

@@ -10,6 +10,7 @@ from syncline.cli.output import json_text, print_line
 from syncline.cli.up.plan import DEFAULT_PORT, UpPlan, command_line
 from syncline.cli.up.pulse import NewLeader
 from syncline.cli.up.supervisor import GUARDED, GUARDED_NOTE, UpNode
+from syncline.platform.texts import counted
 
 __all__ = ["JsonView", "PlainView", "UpView", "console_url", "how_to_go_on", "how_to_use", "what_to_do"]
 
@@ -123,8 +124,10 @@ class PlainView:
         if any(node.state == GUARDED for node in nodes):
             self.say(f"{GUARDED}: the node serves; {GUARDED_NOTE}")
         ended = sum(node.state == "ended" for node in nodes)
-        number = f"{len(nodes) - ended} of {len(nodes)}" if ended else str(len(nodes))
-        self.say(f"ready: {number} nodes, data in {plan.data_dir}, logs in {plan.data_dir}/<name>/log")
+        number = f"{len(nodes) - ended} of " if ended else ""
+        self.say(
+            f"ready: {number}{counted(len(nodes), 'node')}, data in {plan.data_dir}, logs in {plan.data_dir}/<name>/log"
+        )
         for line in how_to_use(plan, nodes):
             self.say(f"  {line}")
 

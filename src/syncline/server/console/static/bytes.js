@@ -141,4 +141,7 @@ export function sizeText(count) {
   return `${(count / 1024 / 1024 / 1024).toFixed(1)} GiB`;
 }
 
+/** A number with its word: "1 key", "2 keys". */
+export const counted = (value, one, many = `${one}s`) => `${number(value)} ${value === 1 ? one : many}`;
+
 export const number = (value) => (value === null || value === undefined ? "–" : value.toLocaleString("en-US"));

@@ -1,7 +1,7 @@
 // The screen of the cluster: the ring, what is wrong, what happened, and the changes that an operator makes.
 
 import { api } from "./api.js";
-import { number, sizeText } from "./bytes.js";
+import { counted, number, sizeText } from "./bytes.js";
 import { cluster } from "./cluster-state.js";
 import { line, word } from "./commands.js";
 import { diagnose } from "./diagnosis.js";
@@ -72,7 +72,7 @@ function memberCard(member) {
     ["Log", status ? `${number(status.first_index)} – ${number(status.last_index)}` : member.match ? number(member.match) : "not known"],
     ["Committed", number(status?.commit)],
     ["Applied", number(status?.applied)],
-    ["Behind the leader", member.lag === null ? "the leader knows" : !status && !member.match ? "not known" : `${number(member.lag)} entries`],
+    ["Behind the leader", member.lag === null ? "the leader knows" : !status && !member.match ? "not known" : counted(member.lag, "entry", "entries")],
     ["Newest snapshot", number(status?.snapshot_index)],
     ["Revision", number(status?.revision)],
     ["Digest", status?.digest ? h("code", { title: status.digest }, status.digest.slice(0, 12)) : "–"],

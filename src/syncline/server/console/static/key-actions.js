@@ -1,7 +1,7 @@
 // What is done to keys: new, duplicate, rename, delete, upload, import, export. Each as safe as the server lets it be.
 
 import { api } from "./api.js";
-import { base64Of, bytesIn, bytesOf, fromBase64, fromHex, member, number, plainOf, same, sizeText, textOf } from "./bytes.js";
+import { base64Of, bytesIn, bytesOf, counted, fromBase64, fromHex, member, number, plainOf, same, sizeText, textOf } from "./bytes.js";
 import { cluster } from "./cluster-state.js";
 import { keyWord, line, word } from "./commands.js";
 import { ask } from "./dialog.js";
@@ -133,7 +133,7 @@ export async function deleteBelow(prefix, onDone) {
   }
   const name = prefix.length ? plainOf(prefix) : "all keys";
   const sure = await ask({
-    title: `Delete ${number(count)} ${count === 1 ? "key" : "keys"}?`,
+    title: `Delete ${counted(count, "key")}?`,
     text: prefix.length ? `Every key that begins with ${name}.` : "Every key of the cluster.",
     command: line(`del --prefix ${prefix.length ? keyWord(prefix) : "''"}`, cluster.endpoints),
     typed: name,
@@ -150,7 +150,7 @@ export async function deleteBelow(prefix, onDone) {
       deleted += now;
       if (now < DELETE_AT_ONCE) break;
     }
-    say(`${number(deleted)} keys were deleted.`, "good");
+    say(`${counted(deleted, "key was", "keys were")} deleted.`, "good");
     onDone();
   });
 }
@@ -234,7 +234,7 @@ export async function importKeys(onDone) {
       if (ops.length >= BATCH_OPS) await flush();
     }
     await flush();
-    say(`${number(done.stored)} keys stored${done.kept ? `, ${number(done.kept)} existed and were kept` : ""}${done.failed ? `, ${number(done.failed)} failed: ${done.why}` : ""}.`, done.failed ? "bad" : "good");
+    say(`${counted(done.stored, "key")} stored${done.kept ? `, ${number(done.kept)} existed and were kept` : ""}${done.failed ? `, ${number(done.failed)} failed: ${done.why}` : ""}.`, done.failed ? "bad" : "good");
     onDone();
   });
 }

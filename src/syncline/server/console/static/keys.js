@@ -1,7 +1,7 @@
 // The screen of keys: folders or a flat list, a filter, a selection and what is done with it.
 
 import { api } from "./api.js";
-import { base64Of, bytesOf, fromBase64, hexOf, number, plainOf, shown, sizeText, startsWith, textOf, urlBase64 } from "./bytes.js";
+import { base64Of, bytesOf, counted, fromBase64, hexOf, number, plainOf, shown, sizeText, startsWith, textOf, urlBase64 } from "./bytes.js";
 import { h, put } from "./dom.js";
 import { deleteBelow, deleteKeys, duplicate, exportBelow, exportKeys, importKeys, newKey, rename, upload } from "./key-actions.js";
 import { countBelow, FlatListing, FolderListing, SCAN_KEYS, SearchListing } from "./listing.js";
@@ -173,7 +173,7 @@ class Keys {
   countOf(row) {
     const id = base64Of(row.prefix);
     const count = this.counts.get(id);
-    if (this.counts.has(id)) return count === null ? "" : `${number(count)} ${count === 1 ? "key" : "keys"}`;
+    if (this.counts.has(id)) return count === null ? "" : counted(count, "key");
     if (!this.wanted.includes(row)) this.wanted.push(row);
     this.countMore();
     return "";
@@ -236,21 +236,21 @@ class Keys {
   }
 
   progress(listing) {
-    put(this.summary, `${number(listing.scanned)} of ${number(listing.count)} keys looked at`);
+    put(this.summary, `${number(listing.scanned)} of ${counted(listing.count, "key")} looked at`);
   }
 
   drawSummary() {
     const { listing } = this;
     const keys = listing.count ?? 0;
     if (this.text) {
-      put(this.summary, `${number(this.rows.length)} found in ${number(listing.scanned)} of ${number(keys)} keys`);
-      if (listing.paused) put(this.note, h("div", { class: "banner info" }, h("strong", {}, `${number(listing.scanned)} keys were looked at`), h("button", { onclick: () => {
+      put(this.summary, `${number(this.rows.length)} found in ${number(listing.scanned)} of ${counted(keys, "key")}`);
+      if (listing.paused) put(this.note, h("div", { class: "banner info" }, h("strong", {}, `${counted(listing.scanned, "key was", "keys were")} looked at`), h("button", { onclick: () => {
         listing.limit += SCAN_KEYS;
         listing.paused = false;
         put(this.note);
         this.more();
       } }, "Go on")));
-    } else put(this.summary, `${number(keys)} ${keys === 1 ? "key" : "keys"}${api.stale ? ", as this node has them" : ""}`);
+    } else put(this.summary, `${counted(keys, "key")}${api.stale ? ", as this node has them" : ""}`);
     if (!this.rows.length && listing.done) put(this.note, h("div", { class: "empty" }, h("strong", {}, keys ? "No key contains this text." : "There is no key here."), api.canWrite && !keys ? h("p", {}, "Make one with New key, or: ", h("code", {}, "syncline put greeting hello")) : null));
   }
 }

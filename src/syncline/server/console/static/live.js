@@ -1,7 +1,7 @@
 // The screen of what happens now: plots of this node's figures, and the changes of keys as a watch gives them.
 
 import { api } from "./api.js";
-import { bytesIn, bytesOf, number, shown } from "./bytes.js";
+import { bytesIn, bytesOf, counted, number, shown } from "./bytes.js";
 import { h, put } from "./dom.js";
 import { keyLink } from "./keys.js";
 import { one, parsed, quantile, sum } from "./metrics.js";
@@ -89,7 +89,7 @@ function tail(signal) {
     if (paused || drawn === seen) return;
     drawn = seen;
     put(list, rows.slice(0, ROWS).map(row));
-    put(state, `${number(seen)} changes since this page was opened`);
+    put(state, `${counted(seen, "change")} since this page was opened`);
   };
   const start = () => {
     stream.abort();

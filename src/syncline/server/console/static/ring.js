@@ -1,6 +1,6 @@
 // The nodes as a ring: the leader in colour, a line from it to each member, bars of how far each one is.
 
-import { number } from "./bytes.js";
+import { counted, number } from "./bytes.js";
 import { svg } from "./dom.js";
 
 const CARD = { width: 168, height: 104 };
@@ -89,7 +89,7 @@ function card(member, place, newest, { onpick, picked }) {
     tabindex: "0",
     role: "button",
     "aria-pressed": String(picked),
-    "aria-label": `${member.name}, ${role}${status ? `, revision ${status.revision}` : ""}${member.lag && last !== null ? `, ${member.lag} entries behind` : ""}`,
+    "aria-label": `${member.name}, ${role}${status ? `, revision ${status.revision}` : ""}${member.lag && last !== null ? `, ${counted(member.lag, "entry", "entries")} behind` : ""}`,
     "data-id": member.id,
     onclick: pick,
     onkeydown: (event) => {
