@@ -233,6 +233,33 @@ def test_detached_log_begins_again_when_it_is_full(tmp_path: Path) -> None:
     assert text.endswith("a line of some twenty bytes, 19\n")
 
 
+@pytest.mark.parametrize("output", [">&-", ">/dev/full"])
+@pytest.mark.parametrize("flags", ["", "as_json"])
+def test_detached_start_succeeds_if_its_output_can_not_be_written(output: str, flags: str, tmp_path: Path) -> None:
+    """The cluster runs: after another status than 0 a script would start it again, or give up without stopping it."""
+    up = tmp_path / "stand_in.py"
+    node = '[{"name":"n1","http":"http://127.0.0.1:1","peer":"127.0.0.1:2","state":"leader","pid":1}]'
+    up.write_text(f"import os, sys; os.write(int(sys.argv[sys.argv.index('--ready-fd') + 1]), b'ready {node}\\n')")
+    code = (
+        "import sys; from syncline.cli.log_lines import keep_standard_descriptors; from syncline.cli.up import detach\n"
+        "keep_standard_descriptors()\n"
+        f"detach._program = lambda: (sys.executable, {str(up)!r})\n"
+        f"detach.start_detached({str(tmp_path)!r}, nodes=1, port=None, options=[], as_json={bool(flags)})\n"
+    )
+    command = ["sh", "-c", f'"$0" -c "$1" {output}', sys.executable, code]
+    ran = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.startswith("syncline: done; the result could not be printed: ")
+
+
+def test_down_succeeds_if_its_output_can_not_be_written(tmp_path: Path) -> None:
+    write_plan(make_plan(str(tmp_path), nodes=1, port=18001), OsDisk())
+    command = f'"{sys.executable}" -m syncline down --data-dir "{tmp_path}" >&-'
+    ran = subprocess.run(["sh", "-c", command], check=False, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr == "syncline: done; the result could not be printed: Bad file descriptor\n"
+
+
 def test_down_tells_of_a_node_that_was_started_by_hand(tmp_path: Path) -> None:
     """`up` is not to stop such a node: then not all nodes are stopped."""
     plan = make_plan(str(tmp_path), nodes=3, port=18001)

@@ -13,6 +13,7 @@ import click
 from syncline.cli.common import Duration
 from syncline.cli.exits import EXIT_UNAVAILABLE, Failure, failure_of
 from syncline.cli.output import print_json, print_line
+from syncline.cli.streams import acknowledged
 from syncline.cli.up.plan import DEFAULT_DATA_DIR, UpPlan, command_for, make_plan
 from syncline.errors import ConfigError, DirectoryLocked, SynclineError
 from syncline.platform.disk import OsDisk
@@ -46,12 +47,17 @@ def down(data_dir: str, timeout_s: float | None, as_json: bool) -> None:
     except SynclineError as error:
         raise failure_of(error, as_json=as_json) from error
     left = _left_running(plan)
+    with acknowledged():
+        _tell(plan, data_dir, left, stopped=pid is not None, as_json=as_json)
+
+
+def _tell(plan: UpPlan, data_dir: str, left: list[tuple[str, int]], *, stopped: bool, as_json: bool) -> None:
     if as_json:
         running = [{"name": name, "pid": holder or None} for name, holder in left]
-        print_json({"stopped": pid is not None, "data_dir": plan.absolute_dir, "still_running": running})
+        print_json({"stopped": stopped, "data_dir": plan.absolute_dir, "still_running": running})
         return
     done = "no 'syncline up' runs there"
-    if pid is not None:
+    if stopped:
         done = "the nodes of 'syncline up' are stopped" if left else "all nodes are stopped"
     print_line(f"{done}; the data are in {plan.absolute_dir}")
     for name, holder in left:

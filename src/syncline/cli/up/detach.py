@@ -12,6 +12,7 @@ import msgspec
 
 from syncline.cli.exits import EXIT_FAILED, Failure
 from syncline.cli.output import print_line
+from syncline.cli.streams import acknowledged
 from syncline.cli.up.child import PROGRAM
 from syncline.cli.up.plan import UpPlan, command_for, make_plan
 from syncline.cli.up.supervisor import UpNode
@@ -88,7 +89,9 @@ def start_detached(data_dir: str, *, nodes: int | None, port: int | None, option
         status = process.wait()
         raise Failure(reason.removeprefix("syncline: "), status if status > 0 else EXIT_FAILED, as_json=as_json)
     views = msgspec.json.decode(ready[0].removeprefix(READY), type=list[UpNode])
-    (JsonView() if as_json else PlainView()).ready(make_plan(data_dir, nodes=None, port=None), views)
-    if not as_json:
-        print_line(f"to see its logs:  {command_for('logs', data_dir)}")
-        print_line(f"to stop it:       {command_for('down', data_dir)}")
+    plan = make_plan(data_dir, nodes=None, port=None)
+    with acknowledged():  # the cluster runs: a status other than 0 would make a script start it again, or give up
+        (JsonView() if as_json else PlainView()).ready(plan, views)
+        if not as_json:
+            print_line(f"to see its logs:  {command_for('logs', data_dir)}")
+            print_line(f"to stop it:       {command_for('down', data_dir)}")
