@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from syncline.errors import LimitReached
 from syncline.server.api.errors import RequestError
 from syncline.server.api.idempotency import parse_key
 from syncline.sessions.entries import OnceKey
@@ -167,3 +168,16 @@ async def test_session_route_with_bad_input_is_refused(method: str, target: str,
 
 async def test_session_route_takes_an_empty_object() -> None:
     assert (await KvWire().ask("POST", "/session", b"{}")).status == 200
+
+
+async def test_session_beyond_the_limit_is_asked_for_again_after_a_minute() -> None:
+    """The leader counts for a minute. After the usual second the answer would be the same."""
+    wire = KvWire()
+
+    async def refused(timeout_s: float) -> int:
+        raise LimitReached("1000 sessions were opened within 60 s: try again in a minute")
+
+    wire.backend.open_session = refused  # type: ignore[method-assign]
+    answer = await wire.ask("POST", "/session", b"")
+    assert (answer.status, error_in(answer)["code"], answer.headers["retry-after"]) == (429, "limit", "60")
+    assert error_in(answer)["outcome"] == "not_applied"

@@ -6,6 +6,8 @@ import re
 from typing import Final
 
 from syncline.client.session_schemas import SessionEndReply, SessionReply
+from syncline.errors import LimitReached
+from syncline.node.intake import OPENED_S
 from syncline.node.member_registry import format_id
 from syncline.server.api.backend import Backend
 from syncline.server.api.declare import Reply, Route
@@ -67,7 +69,11 @@ class SessionRoutes:
         timeout_s = TIMEOUT.of(QUERY.parse(request.query))
         if request.body not in (b"", b"{}"):
             raise RequestError("POST /session takes no body; nothing was done")
-        session_id = await self._backend.open_session(timeout_s)
+        try:
+            session_id = await self._backend.open_session(timeout_s)
+        except LimitReached as error:
+            fields = b"Retry-After: %d\r\n" % OPENED_S  # the leader knows how much of it has passed
+            raise RequestError(str(error), status=429, code=error.code, fields=fields) from error
         return json_response(SessionReply(format_id(session_id), self._backend.session_idle_s))
 
     async def end(self, request: Request) -> Response:
