@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NoReturn, cast
 
@@ -280,3 +281,44 @@ def test_leader_closed_alone_ends_when_another_one_leads() -> None:
         assert any(raft_of(server).is_leader for server in left)
 
     leading(scenario)
+
+
+@pytest.mark.parametrize("stop", [SimServer.pause, SimServer.crash])
+@pytest.mark.parametrize("nodes", [3, 5])
+def test_leadership_transfer_without_a_target_passes_over_silent_voters(
+    nodes: int, stop: Callable[[SimServer], object]
+) -> None:
+    """The voter that was chosen first was asked again until the deadline."""
+
+    async def scenario(at: Leading) -> None:
+        leader = await at.leader()
+        raft = raft_of(leader)
+        silent: list[int] = []
+        for _ in range(nodes // 2):  # those that are chosen first; a quorum is left
+            silent.append(raft._driver.reconfiguration.best_successor(silent))
+        for server in at.cluster.running:
+            if raft_of(server).node_id in silent:
+                stop(server)
+        moved = await at.start(leader, raft.transfer_leadership)
+        assert await ended(moved) is None
+        assert moved.result().id not in (*silent, raft.node_id)
+
+    leading(scenario, nodes=nodes)
+
+
+def test_leadership_transfer_by_a_learner_passes_over_silent_voters() -> None:
+    """A node without a vote does not know which voters are alive: it asks for one after the other."""
+
+    async def scenario(at: Leading) -> None:
+        leader = await at.leader()
+        learner, *others = (server for server in at.cluster.running if server is not leader)
+        demoted = await at.start(leader, lambda: raft_of(leader).demote(learner.name))
+        assert await ended(demoted) is None
+        await at.until(lambda: raft_of(learner).role == "learner")
+        first = raft_of(learner)._changes.successor(0)
+        next(server for server in others if raft_of(server).node_id == first).pause()
+        moved = await at.start(learner, raft_of(learner).transfer_leadership)
+        assert await ended(moved) is None
+        assert moved.result().id not in (first, raft_of(leader).node_id)
+
+    leading(scenario, nodes=5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from syncline.consensus.types import NONE, ChangeType
+from syncline.consensus.types import NONE, ChangeType, NodeId, StateType
 from syncline.errors import (
     ConfigError,
     Dropped,
@@ -307,7 +307,8 @@ class Administration(Operations[R_co]):
 
             leader = await raft.transfer_leadership("b")
 
-        `to` is the name or the id of the voter; None: the most up-to-date one. If it raises, the old leader goes on.
+        `to` is the name or the id of the voter. None: the most up-to-date one that is alive; if it does not take over
+        within an election timeout, another one. If it raises, the old leader goes on.
 
         Raises:
             TransferFailed: the voter does not lead at the deadline.
@@ -315,7 +316,7 @@ class Administration(Operations[R_co]):
             NoLeader: no node leads.
             Closed, NodeFailed: the node has stopped.
         """
-        driver = self._driver
+        driver, core = self._driver, self._driver.core
         named = None if to is None else checked_member(to, "to")
         check_timeout(timeout)
         driver.running.check()
@@ -323,20 +324,27 @@ class Administration(Operations[R_co]):
         wanted = NONE if named is None else self._changes.id_of(named)
         deadline_s = driver.loop.time() + timeout
         target = self._changes.successor(wanted)
+        asked: list[NodeId] = []
+        next_s = deadline_s
         if target == before:
             return self._member(target)
         while driver.loop.time() < deadline_s and not driver.running.stopped:
-            if driver.core.leader not in (NONE, before) and wanted in (NONE, driver.core.leader):
-                return self._member(driver.core.leader)
-            before = driver.core.leader or before  # a third one may have come in between
-            if driver.core.leader == before and driver.core.transferee == NONE:
-                driver.core.transfer_leadership(target)
+            if core.leader not in (NONE, before) and wanted in (NONE, core.leader):
+                return self._member(core.leader)
+            before = core.leader or before  # a third one may have come in between
+            if core.leader == before and self._changes.is_given_up():
+                # A leader notices that the voter asked last did not take over. Others wait as long as a leader does.
+                if asked and wanted == NONE and (core.state is StateType.LEADER or driver.loop.time() >= next_s):
+                    target = self._changes.next_successor(asked)
+                if target not in asked[-1:]:
+                    asked = [*(voter for voter in asked if voter != target), target]
+                    next_s = driver.loop.time() + driver.config.election_s
+                core.transfer_leadership(target)
                 driver.schedule()
             await driver.running.wait(min(deadline_s, driver.loop.time() + driver.config.election_s))
         driver.running.check(begun=True)
-        raise TransferFailed(
-            f"node {driver.node_log.label(target)} did not take over before the deadline", leader=self._leader_id
-        )
+        shown = ", ".join(map(driver.node_log.label, asked or [target]))
+        raise TransferFailed(f"node {shown} did not take over before the deadline", leader=self._leader_id)
 
     # -- levels -------------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -399,8 +399,8 @@ class Changes:
             raise NoLeader("no node leads at the moment: there is nothing to transfer")
         return leader
 
-    def successor(self, to: int) -> int:
-        """The voter that shall lead next; raises MembershipError."""
+    def successor(self, to: int, tried: Collection[NodeId] = ()) -> int:
+        """The voter that shall lead next: `to`, or one that is not in `tried`. Raises MembershipError."""
         core = self._parts.core
         voters = core.membership.voters
         if to != NONE:
@@ -408,13 +408,25 @@ class Changes:
                 raise MembershipError(f"node {format_id(to)} is no voter and can't lead")
             return to
         if core.state is StateType.LEADER:
-            target = self._parts.reconfiguration.best_successor()
+            target = self._parts.reconfiguration.best_successor(tried)
         else:
-            me = core.id  # a follower does not know which others are alive
-            target = me if me in voters else next((voter for voter in voters if voter != core.leader), NONE)
+            me, unasked = core.id, (voter for voter in voters if voter != core.leader and voter not in tried)
+            target = me if me in voters else next(unasked, NONE)  # a follower does not know which others are alive
         if target == NONE:
             raise MembershipError("there is no other voter alive to take over the leadership")
         return target
+
+    def next_successor(self, asked: list[NodeId]) -> int:
+        """The voter to ask after these have not taken over. If there is no other one: the one asked longest ago."""
+        try:
+            return self.successor(NONE, asked)
+        except MembershipError:
+            return next((voter for voter in asked if self._parts.reconfiguration.seems_alive(voter)), asked[-1])
+
+    def is_given_up(self) -> bool:
+        """Whether this leader transfers its leadership to no voter, or to one that is not alive any more."""
+        transferee = self._parts.core.transferee
+        return transferee == NONE or not self._parts.reconfiguration.is_alive(transferee)
 
     def _membership(self) -> Membership:
         return self._parts.book.membership(self._parts.core.membership)
