@@ -282,7 +282,8 @@ class MembershipError(OperationError):
 class QuorumAtRisk(MembershipError):
     """After this change no quorum of the voters would be alive, so that nothing could be committed any more.
 
-    The message names the voters that are not alive, or not caught up. Start them first, or pass `force=True`.
+    Or a learner would become a voter that has not caught up and is not connected. The message names the members that
+    are not alive, or not caught up. Start them first, or pass `force=True`.
     """
 
     code: str = "quorum_at_risk"

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 import pytest
 
-from syncline.consensus.types import MembershipState
+from syncline.consensus.types import ChangeType, MembershipState
+from syncline.errors import QuorumAtRisk
+from syncline.node.membership import CAUGHT_UP_ENTRIES
 from syncline.node.quorum_risk import CommitHistory, absent_voters
+from syncline.testing.sim.server import SimServer
+from tests.helpers.leading import Leading, leading, raft_of
+
+Result = TypeVar("Result")
 
 
 def absent(before: str, after: str, alive: str, *, outgoing: str = "", caught_up: str = "") -> str:
@@ -86,3 +95,49 @@ def test_commit_history_is_known_after_one_election_timeout() -> None:
     assert history.index == 6
     history.clear()
     assert history.index is None
+
+
+async def done(at: Leading, server: SimServer, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    """Its result, from inside of the process of this node."""
+    task = await at.start(server, work)
+    await asyncio.wait([task], timeout=60)
+    return task.result()
+
+
+def test_learner_that_never_started_is_promoted_by_force_alone() -> None:
+    """A quorum of four is three: with a voter that does not run, one more loss would stop all writes."""
+
+    async def scenario(at: Leading) -> None:
+        leader, follower = await at.leader(), await at.follower()
+        raft = raft_of(leader)
+        added = (await done(at, leader, lambda: raft.add_learner("d", "d:7000", promote=False))).id
+        text = r"node d \(.*\) is a learner that is not connected, and is known to have 0 of \d+ entries"
+        for server in (leader, follower):
+            with pytest.raises(QuorumAtRisk, match=text):
+                await done(at, server, lambda: raft_of(server).promote("d"))  # noqa: B023 - awaited at once
+        with pytest.raises(QuorumAtRisk, match=text):
+            await done(at, leader, lambda: raft.change_membership([(ChangeType.ADD_NODE, "d")]))
+        assert not raft.membership().members[added].voter
+        assert (await done(at, leader, lambda: raft.promote("d", force=True))).members[added].voter
+
+    leading(scenario)
+
+
+def test_learner_that_is_behind_is_promoted_once_it_has_caught_up() -> None:
+    async def scenario(at: Leading) -> None:
+        leader, learner = await at.leader(), await at.follower()
+        raft = raft_of(leader)
+        await done(at, leader, lambda: raft.demote(learner.name))
+        learner.pause()
+        commands = [b"x"] * (CAUGHT_UP_ENTRIES + 1)
+        await done(at, leader, lambda: asyncio.wait_for(asyncio.gather(*raft.apply_many(commands)), 30))
+        await asyncio.sleep(1.5 * raft.config.election_s)  # before that it counts as caught up
+        promoted = await at.start(leader, lambda: raft.promote(learner.name))
+        before = raft.stats().applied
+        await asyncio.sleep(raft.config.election_s / 2)
+        assert (promoted.done(), raft.stats().applied) == (False, before)
+        learner.resume()
+        await asyncio.wait([promoted], timeout=30)
+        assert promoted.result().members[raft_of(learner).node_id].voter
+
+    leading(scenario)

@@ -131,9 +131,13 @@ class Administration(Operations[R_co]):
 
             await raft.promote("c")
 
+        A learner that is connected and behind is waited for, until the deadline.
+
         Raises:
-            QuorumAtRisk: the voters that are alive would be no quorum afterwards; `force=True` skips this rule alone.
+            QuorumAtRisk: the voters that are alive would be no quorum afterwards, or the learner has not caught up and
+                is not connected. `force=True` skips these rules alone.
             MembershipError: there is no such member, or the change can't be made.
+            Dropped: the learner had not caught up at the deadline (`not_applied`).
             DeadlineExceeded: it was not durable on a quorum before the deadline (`unknown`).
             Closed, NodeFailed: the node has stopped.
         """

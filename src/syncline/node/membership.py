@@ -180,6 +180,7 @@ class Reconfiguration:
         since = self._commits.index
         if since is None:
             raise Dropped("the leader is new: it does not know yet which members are alive; try again")
+        self._check_learners(after, since)
         absent = absent_voters(
             before,
             after,
@@ -194,6 +195,26 @@ class Reconfiguration:
                 f" Not alive, or not caught up: {listed}. Start them first; force the change only if you know that they"
                 " come back."
             )
+
+    def _check_learners(self, after: MembershipState, since: int) -> None:
+        """Refuse to make a voter of a learner that never answered; have the caller wait for one that is behind.
+
+        The quorum grows by it, and it can't vote. etcd refuses both ("learner member which is in sync with leader").
+        """
+        core, links = self._parts.core, self._parts.transport.stats()
+        for learner in sorted(set(core.membership.learners).intersection(after.voters)):
+            progress, link = core.progress.get(learner), links.get(learner)
+            match = 0 if progress is None else progress.match_index
+            if match and (match >= since or match + CAUGHT_UP_ENTRIES >= core.last_index):
+                continue
+            label = self._parts.book.label(learner)
+            if link is None or not link.connected:
+                raise QuorumAtRisk(
+                    f"node {label} is a learner that is not connected, and is known to have {match} of"
+                    f" {core.last_index} entries of the log: as a voter it would count for the quorum. Start it"
+                    " first; force the change only if you know that it comes back."
+                )
+            raise Dropped(f"node {label} has {match} of {core.last_index} entries of the log: wait until it catches up")
 
     def _is_caught_up(self, node_id: NodeId, commit: int) -> bool:
         """Whether a learner may count as a voter: its directory is known, and it has the log up to `commit`."""
