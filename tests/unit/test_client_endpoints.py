@@ -34,6 +34,14 @@ def test_what_is_no_endpoint_is_refused_with_its_text(text: str) -> None:
         parse_endpoint(text)
 
 
+@pytest.mark.parametrize("path", ["/key", "/key/", "/key/greeting", "/proxy/key/a"])
+def test_endpoint_with_the_path_of_a_key_is_refused(path: str) -> None:
+    """It was taken for the path of a proxy: reads found nothing, and writes left keys such as `session` behind."""
+    with pytest.raises(ConfigError, match="is the address of a key: give http://host:port alone"):
+        parse_endpoint(f"http://127.0.0.1:8080{path}")
+    assert parse_endpoint("http://proxy/keyspace") == "http://proxy/keyspace"
+
+
 def test_several_endpoints_come_in_order_without_repeats() -> None:
     assert parse_endpoints(["a:1,b:2", "http://a:1/", "c:3,"]) == ["http://a:1", "http://b:2", "http://c:3"]
 

@@ -66,7 +66,9 @@ class AsyncClient(
     """A client of one cluster.
 
     `endpoints` are URLs of any of its nodes (a list, or one comma-separated text); more than one lets the client go on
-    when a node is away. `timeout` (seconds) bounds one operation, retries included, unless a call gives its own.
+    when a node is away. A path in a URL is that of a proxy, and comes before each route.
+
+    `timeout` (seconds) bounds one operation, retries included, unless a call gives its own.
     `retry_refused=False` fails at once where every endpoint refuses the connection (or is no Syncline server), instead
     of waiting for one to come back.
 

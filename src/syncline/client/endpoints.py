@@ -36,6 +36,9 @@ PENALTY_S: Final = 0.5
 
 PENALTY_LIMIT_S: Final = 8.0
 
+KEY_ROUTE: Final = "key"
+"""First part of the path of a key on a server: `/key/NAME`."""
+
 
 class ConnectFailed(Exception):
     """No connection could be made, so nothing was sent. `refused`: the machine has no server on that port.
@@ -241,7 +244,10 @@ def _texts(given: object) -> list[str]:
 
 
 def parse_endpoint(text: str) -> str:
-    """One URL in its plain form: `http://host:port`. `host:port` alone is taken as HTTP. Raises `ConfigError`."""
+    """One URL in its plain form: `http://host:port`. `host:port` alone is taken as HTTP. Raises `ConfigError`.
+
+    A path is that of a proxy, and comes before each route.
+    """
     url = text.strip()
     url = (url if "://" in url else f"http://{url}").rstrip("/")
     try:
@@ -256,6 +262,10 @@ def parse_endpoint(text: str) -> str:
         raise ConfigError("an endpoint holds no user and no password, since URLs are logged: give them apart")
     if not parts.hostname or port == 0 or not plain or parts.query or parts.fragment or parts.username is not None:
         raise ConfigError(f"endpoint {text!r} is not usable: it should look like http://host:port")
+    if KEY_ROUTE in parts.path.split("/"):  # each request below it would be one about a key: reads would find none
+        raise ConfigError(
+            f"endpoint {text!r} is the address of a key: give http://host:port alone, and name the key in each call"
+        )
     return parts.scheme + url[len(parts.scheme) :]  # in lower case: others look for `https://`
 
 
