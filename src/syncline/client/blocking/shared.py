@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import overload
 
 from syncline.client.blocking.portal import Portal, PortalObject
 from syncline.client.coordination.counter import SharedCounter
-from syncline.client.coordination.sessions import SessionData, Sessions, SessionUpdate
+from syncline.client.coordination.sessions import BytesUpdate, DictUpdate, SessionData, Sessions, SessionUpdate
 
 __all__ = ["BlockingCounter", "BlockingSessions"]
 
@@ -99,6 +100,12 @@ class BlockingSessions(PortalObject[Sessions]):
         Its arguments and errors are those of `Sessions.set`.
         """
         return self._call(lambda sessions: sessions.set(session, data, if_present=if_present, timeout=timeout))
+
+    @overload
+    def update(self, session: str, change: DictUpdate, *, timeout: float | None = None) -> SessionData | None: ...
+
+    @overload
+    def update(self, session: str, change: BytesUpdate, *, timeout: float | None = None) -> SessionData | None: ...
 
     def update(self, session: str, change: SessionUpdate, *, timeout: float | None = None) -> SessionData | None:
         """Change a session by a function of its data.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable, Mapping
-from typing import Final, TypeAlias, cast
+from typing import Final, TypeAlias, cast, overload
 
 import msgspec
 
@@ -15,17 +15,17 @@ from syncline.client.coordination.names import needed_ttl_s
 from syncline.errors import ConfigError, OperationError, Rejected
 from syncline.platform.entropy import Entropy, system_entropy
 
-__all__ = ["SESSIONS", "SessionData", "SessionUpdate", "Sessions"]
+__all__ = ["SESSIONS", "BytesUpdate", "DictUpdate", "SessionData", "SessionUpdate", "Sessions"]
 
 SESSIONS: Final = b"sessions/"
 
 SessionData: TypeAlias = bytes | dict[str, object]
 """What a session holds: bytes, or a dict that JSON can carry."""
 
-SessionUpdate: TypeAlias = (
-    Callable[[dict[str, object]], SessionData | Mapping[str, object]]
-    | Callable[[bytes], SessionData | Mapping[str, object]]
-)
+DictUpdate: TypeAlias = Callable[[dict[str, object]], SessionData | Mapping[str, object]]
+BytesUpdate: TypeAlias = Callable[[bytes], SessionData | Mapping[str, object]]
+
+SessionUpdate: TypeAlias = DictUpdate | BytesUpdate
 """What `update` calls. A program knows which of both its sessions hold, so a function of dicts is enough for dicts."""
 
 ID: Final = re.compile(r"[A-Za-z0-9_.~-]{1,128}")
@@ -119,6 +119,16 @@ class Sessions:
                 raise
             return False
         return True
+
+    # Two forms, because pyright takes the argument of a lambda from one callable type, and not from a union of them.
+
+    @overload
+    async def update(self, session: str, change: DictUpdate, *, timeout: float | None = None) -> SessionData | None: ...
+
+    @overload
+    async def update(
+        self, session: str, change: BytesUpdate, *, timeout: float | None = None
+    ) -> SessionData | None: ...
 
     async def update(self, session: str, change: SessionUpdate, *, timeout: float | None = None) -> SessionData | None:
         """Change a session by a function of its data, and give it its full time. Returns what was written, or None.
