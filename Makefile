@@ -111,7 +111,8 @@ soak-hours: $(VENV)/.installed
 	$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
 # Are all names that a user can import typed, so that no type checker has to guess? It finds the package, and what the
-# package imports, through the first `python` on the path. Then: does it infer what users' programs rely on?
+# package imports, through the first `python` on the path. Then: does it infer what users' programs rely on, and those of
+# the documentation?
 PYRIGHT := PATH="$(CURDIR)/$(BIN):$$PATH" PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 
 TIDY := tests/unit/test_tidy.py tests/unit/test_imports.py tests/unit/test_sentences.py tests/unit/test_assertions.py
@@ -121,10 +122,11 @@ verify: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tests.docs_types
 	$(BIN)/lint-imports --no-cache
 	$(PYRIGHT) --verifytypes syncline --ignoreexternal >$(VENV)/types.txt || { grep -v '^   syncline' $(VENV)/types.txt; exit 1; }
 	@grep 'completeness' $(VENV)/types.txt
-	$(PYRIGHT) tests/unit/test_raft_api.py
+	$(PYRIGHT) tests/unit/test_raft_api.py build/docs_types
 	$(BIN)/python -m pytest $(TIDY)
 
 # Seconds, while you work: lint, types, tidiness, and the tests whose files you changed.
