@@ -17,7 +17,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["ASYNC_PRELUDE", "PRELUDE", "RunningProgram", "is_alive", "running_command", "running_program"]
+__all__ = [
+    "ASYNC_PRELUDE",
+    "DEADLINE_S",
+    "PRELUDE",
+    "RunningProgram",
+    "is_alive",
+    "running_command",
+    "running_program",
+]
 
 DEADLINE_S: Final = 20.0
 PATH: Final = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"

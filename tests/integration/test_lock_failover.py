@@ -1,4 +1,4 @@
-"""Locks of real processes on real nodes: holders and nodes that are killed or stopped, and the next holder in time."""
+"""Locks of real processes on real nodes: holders and nodes that are killed or stopped, and the next holder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 
 from tests.helpers.process_cluster import Cluster, Node, running_cluster
-from tests.helpers.programs import ASYNC_PRELUDE, RunningProgram, running_program
+from tests.helpers.programs import ASYNC_PRELUDE, DEADLINE_S, RunningProgram, running_program
 
 TTL_S: Final = 2.0
 ELECTION_S: Final = 0.5
@@ -23,6 +23,9 @@ ALLOWANCE_S: Final = 2.0
 runs nodes, programs and this test is busy."""
 
 IN_TIME_S: Final = TTL_S + 2 * ELECTION_S + ALLOWANCE_S
+"""The slow test measures it. That it holds beside the speed of a machine is seen in virtual time
+(`tests/simulation/test_coordination.py`)."""
+
 ROUNDS: Final = 20
 
 HOLDER: Final = """
@@ -75,12 +78,11 @@ async def waits(cluster: Cluster, lock: str, count: int) -> None:
             await asyncio.sleep(0.02)
 
 
-async def next_holder(program: RunningProgram, token: int, since_s: float) -> int:
-    """The next holder comes in time, with a newer token."""
-    held = await program.until("token", deadline_s=IN_TIME_S + 5.0)
+async def next_holder(program: RunningProgram, token: int) -> float:
+    """Wait for the next holder, with a newer token; the moment at which it came."""
+    held = await program.until("token", deadline_s=TTL_S + DEADLINE_S)
     assert held["token"] > token
-    assert held["at"] - since_s <= IN_TIME_S, f"{held['at'] - since_s:.2f} s"
-    return int(held["token"])
+    return float(held["at"])
 
 
 async def restart(cluster: Cluster, node: Node) -> None:
@@ -88,48 +90,51 @@ async def restart(cluster: Cluster, node: Node) -> None:
     await cluster.wait_ready([node])
 
 
-async def holder_is_killed(cluster: Cluster, lock: str) -> None:
+async def holder_is_killed(cluster: Cluster, lock: str) -> float:
     async with holder_and_waiter(cluster, lock) as (first, second, token):
         killed_s = time.monotonic()
         first.kill()
-        await next_holder(second, token, killed_s)
+        return await next_holder(second, token) - killed_s
 
 
-async def holder_is_stopped(cluster: Cluster, lock: str) -> None:
+async def holder_is_stopped(cluster: Cluster, lock: str) -> float:
     async with holder_and_waiter(cluster, lock) as (first, second, token):
         stopped_s = await first.pause()
-        await next_holder(second, token, stopped_s)
+        came_s = await next_holder(second, token)
         first.send(signal.SIGCONT)
         lost = await first.until("lost")
         assert lost["believed"] <= stopped_s, "it checks, and holds it, after it was stopped"
         assert await first.ended() == 0
         assert [said for said in second.said if "lost" in said] == []
+        return came_s - stopped_s
 
 
-async def leader_and_holder_are_killed(cluster: Cluster, lock: str) -> None:
+async def leader_and_holder_are_killed(cluster: Cluster, lock: str) -> float:
     async with holder_and_waiter(cluster, lock) as (first, second, token):
         leader = await cluster.leader()
         killed_s = time.monotonic()
         first.kill()
         leader.kill()
-        await next_holder(second, token, killed_s)
+        came_s = await next_holder(second, token)
         await restart(cluster, leader)
+        return came_s - killed_s
 
 
-async def leader_is_stopped_with_the_holder(cluster: Cluster, lock: str) -> None:
+async def leader_is_stopped_with_the_holder(cluster: Cluster, lock: str) -> float:
     async with holder_and_waiter(cluster, lock) as (first, second, token):
         leader = await cluster.leader()
         leader.pause()
         stopped_s = await first.pause()
         try:
-            await next_holder(second, token, stopped_s)
+            came_s = await next_holder(second, token)
         finally:
             leader.resume()
             first.send(signal.SIGCONT)
         await first.until("lost")
+        return came_s - stopped_s
 
 
-async def leader_is_killed_under_a_holder(cluster: Cluster, lock: str) -> None:
+async def leader_is_killed_under_a_holder(cluster: Cluster, lock: str) -> float:
     """The holder outlives the leader if its TTL is longer than an election takes."""
     async with holder(cluster, lock, 6.0) as first:
         await first.until("token")
@@ -139,10 +144,11 @@ async def leader_is_killed_under_a_holder(cluster: Cluster, lock: str) -> None:
         assert first.process.returncode is None
         assert [said for said in first.said if "lost" in said] == []
         await restart(cluster, leader)
+        return 0.0  # it keeps the lock
 
 
-@pytest.mark.deadline(60.0)
-async def test_lock_of_a_killed_holder_has_the_next_holder_in_time(tmp_path: Path) -> None:
+@pytest.mark.deadline(100.0)
+async def test_lock_of_a_killed_holder_has_the_next_holder(tmp_path: Path) -> None:
     async with running_cluster(str(tmp_path)) as cluster:
         await holder_is_killed(cluster, "killed")
         await holder_is_stopped(cluster, "stopped")
@@ -164,4 +170,5 @@ async def test_lock_has_the_next_holder_in_time_again_and_again(tmp_path: Path) 
     async with running_cluster(str(tmp_path)) as cluster:
         for count, kind in zip(range(ROUNDS), itertools.cycle(kinds)):
             await cluster.wait_ready()
-            await kind(cluster, f"round {count}")
+            took_s = await kind(cluster, f"round {count}")
+            assert took_s <= IN_TIME_S, f"{kind.__name__}: {took_s:.2f} s"
