@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import threading
-import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -94,45 +93,43 @@ def test_schedule_leaves_the_backups_of_other_clusters(tmp_path: Path) -> None:
 
 def test_upload_that_hangs_does_not_keep_the_command_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
     """An upload blocked the event loop: a schedule that was told to end went on until its store answered."""
-    released = threading.Event()
+    released, outlasted = threading.Event(), list[bool]()
 
     def stuck(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
-        released.wait(20)
+        if not released.wait(100):
+            outlasted.append(True)
 
     monkeypatch.setattr(UrlPlace, "store", stuck)
     handler = signal.signal(signal.SIGTERM, lambda *_: None)
-    began_s = time.monotonic()
     try:
         with site_in_thread() as server:
             filled(server.backend.machine)
             ran = syncline("backup", "save", "memory://x/b", endpoints=server.url)
-            took_s = time.monotonic() - began_s
     finally:
         released.set()
         signal.signal(signal.SIGTERM, handler)
     assert (ran.status, "interrupted" in ran.error()) == (130, True)
-    assert took_s < 15
+    assert not outlasted, "it waited for the store"
 
 
 def test_schedule_whose_store_hangs_at_the_first_look_ends_on_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
     """It took the signal and waited on for the list of what there is."""
-    released = threading.Event()
+    released, outlasted = threading.Event(), list[bool]()
 
     def stuck(_: UrlPlace) -> list[str]:
         os.kill(os.getpid(), signal.SIGTERM)
-        released.wait(20)
+        if not released.wait(100):
+            outlasted.append(True)
         return []
 
     monkeypatch.setattr(UrlPlace, "names", stuck)
-    began_s = time.monotonic()
     try:
         ran = syncline("backup", "schedule", "memory://x", endpoints=refused_url())
-        took_s = time.monotonic() - began_s
     finally:
         released.set()
     assert (ran.status, ran.err) == (0, "")
-    assert took_s < 15
+    assert not outlasted, "it waited for the store"
 
 
 def test_schedule_to_a_file_names_it(tmp_path: Path) -> None:

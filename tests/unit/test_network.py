@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import gc
 import os
 import resource
 import socket
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable, Coroutine, Iterator
 
 import pytest
 import uvloop
 
 from syncline.platform.network import TcpNetwork
+from tests.helpers.left_open import nothing_left_open
 
 
 class Closing(asyncio.Protocol):
@@ -46,11 +45,8 @@ async def test_connection_that_arrives_while_the_port_closes_is_closed(turns: in
             with contextlib.suppress(ConnectionResetError):  # closed before it was accepted: the system resets it
                 assert client.recv(1) == b"", "the other end was closed"
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with nothing_left_open():
         await check()
-        gc.collect()
-    assert not [str(warning.message) for warning in caught if "unclosed" in str(warning.message)]
 
 
 class Stalled(asyncio.Protocol):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import socket
-import warnings
 from contextlib import ExitStack
 
 import pytest
 
 from syncline.platform.network import ACCEPTS_A_TURN, TcpNetwork
+from tests.helpers.left_open import nothing_left_open
 from tests.helpers.transport import runner
 
 CLIENTS = 300
@@ -87,8 +86,5 @@ def test_network_that_closes_in_a_burst_leaves_no_socket(turns: int) -> None:
             await count.all_lost.wait()
         assert not complaints
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with nothing_left_open():
         runner("uvloop")(check())
-        gc.collect()
-    assert not [str(warning.message) for warning in caught if "unclosed" in str(warning.message)]
