@@ -215,7 +215,7 @@ async def work() -> None:
 
 
 async def test_examples_of_raft_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    async with cluster(tmp_path) as nodes:
+    async with cluster(tmp_path, election_s=1.0) as nodes:  # a busy machine must not depose the leader
         await nodes.leader()
         await nodes.announced()
         raft = nodes.rafts["a"]
