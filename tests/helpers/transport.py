@@ -282,6 +282,14 @@ class RawEnd:
 
     async def introduce(self, hello: Hello, secret: bytes = b"") -> Greeting:
         """Go through the handshake as a dialler; return the acceptor's last word."""
+        refusal = await self.prove(hello, secret)
+        if refusal is not None:
+            return refusal
+        self.write(hello)
+        return greeting_decoder.decode(await self.read_payload())
+
+    async def prove(self, hello: Hello, secret: bytes = b"") -> Refusal | None:
+        """Go through the handshake as a dialler, up to the introduction."""
         proof = DiallerProof(
             PeerAuthentication((secret,) if secret else ()),
             node_id=hello.sender,
@@ -301,8 +309,7 @@ class RawEnd:
             if isinstance(second := greeting_decoder.decode(payload), Refusal):
                 return second
             self.protect(proof.check(payload))
-        self.write(hello)
-        return greeting_decoder.decode(await self.read_payload())
+        return None
 
     def protect(self, keys: FrameKeys) -> None:
         """As the dialler: frames carry MACs from here on."""

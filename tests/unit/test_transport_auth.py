@@ -304,6 +304,53 @@ class TestStrangers:
 
         run(scenario())
 
+    @pytest.mark.parametrize("senders", [[2], list(range(100, 164))])
+    def test_member_gets_in_while_a_silent_one_dials_on(self, run: Run, senders: list[int]) -> None:
+        """It proves that it knows the secret, under its own id or under made-up ones, and introduces itself never."""
+
+        async def scenario() -> None:
+            limits = msgspec.structs.replace(PROMPT, handshake_timeout_s=3600.0, incoming_connections=80)
+            most = limits.introductions_per_node if len(senders) == 1 else limits.introductions
+            async with cluster() as nodes:
+                first, handler = await nodes.add(1, limits=limits, authentication=with_secret())
+                held: list[RawEnd] = []
+                for number in range(limits.incoming_connections + 1):
+                    silent = await RawEnd.dial(first.address)
+                    assert await silent.prove(hello(sender=senders[number % len(senders)]), SECRET) is None
+                    held.append(silent)
+                    if len(held) > most:
+                        await held.pop(0).closed_by_other_end()
+                assert first.counters.overflowed == 0
+                assert first.counters.displaced == limits.incoming_connections + 1 - most
+                assert nodes.watch.warned("had not introduced itself") >= 1
+                newest, end = held[-1], await RawEnd.dial(first.address)
+                assert isinstance(await end.introduce(hello(sender=3), SECRET), Welcome)
+                end.write(Batch([heartbeat(3, 1)]))
+                await handler.received(1)
+                newest.write(hello(sender=senders[limits.incoming_connections % len(senders)]))
+                assert isinstance(greeting_decoder.decode(await newest.read_payload()), Welcome)
+                for one in (*held, end):
+                    await one.close()
+
+        run(scenario())
+
+    def test_welcomed_links_take_no_place_of_introductions(self, run: Run) -> None:
+        async def scenario() -> None:
+            async with cluster() as nodes:
+                limits = msgspec.structs.replace(PROMPT, introductions=1, introductions_per_node=1)
+                first, handler = await nodes.add(1, limits=limits, authentication=with_secret())
+                ends = [await RawEnd.dial(first.address) for _ in range(3)]
+                for sender, end in enumerate(ends, start=2):
+                    assert isinstance(await end.introduce(hello(sender=sender), SECRET), Welcome)
+                for sender, end in enumerate(ends, start=2):
+                    end.write(Batch([heartbeat(sender, 1)]))
+                await handler.received(3)
+                assert first.counters.displaced == 0
+                for end in ends:
+                    await end.close()
+
+        run(scenario())
+
     def test_greetings_under_made_up_ids_leave_nothing_behind(self, run: Run) -> None:
         """Without a secret: with one they do not get that far. Five times as many as may be let in at a time."""
 

@@ -94,7 +94,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     terms_refused: int = 0
     """Messages of peers that were dropped because their term is too far ahead of this node's."""
     connections_displaced: int = 0
-    """Connections to the peer port that were closed before their proof, because newer ones came."""
+    """Connections to the peer port that were closed before their proof or introduction, because newer ones came."""
     sessions: int = 0
     """Open sessions, as this node has applied them (docs/exactly-once.md)."""
     certificate_days_left: float | None = None

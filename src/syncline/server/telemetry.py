@@ -266,7 +266,7 @@ _FIGURES: tuple[tuple[str, str, str, ReadStats], ...] = (
     (
         "counter",
         "syncline_network_connections_displaced_total",
-        "Peer connections closed before their proof, because newer ones came.",
+        "Peer connections closed before their proof or introduction, because newer ones came.",
         lambda s: s.connections_displaced,
     ),
     ("counter", "syncline_ignored_entries_total", "Log entries without effect.", lambda s: s.entries_ignored),

@@ -57,7 +57,7 @@ class Counters(msgspec.Struct):
     overflowed: int = 0
     """Connections above the limit on their number."""
     displaced: int = 0
-    """Connections that were closed before their proof, because newer ones came."""
+    """Connections that were closed before their proof or introduction, because newer ones came."""
 
 
 class IncomingLink(Established):
@@ -174,6 +174,8 @@ class Acceptor:
         self._authentication = authentication
         self._known_name = known_name
         self._unproven: Unproven[Connection] = Unproven(limits.unproven_connections, limits.unproven_per_host)
+        self._introducing: Unproven[Connection] = Unproven(limits.introductions, limits.introductions_per_node)
+        """Connections with a proof that were not welcomed yet, by the node's id."""
         self._proofs: dict[Connection, AcceptorProof] = {}
         """Connections whose introduction has not come yet."""
         self._loop = asyncio.get_running_loop()
@@ -218,11 +220,27 @@ class Acceptor:
                 connection.send(answer)
                 if not proof.spared:
                     connection.protect(sending=keys.acceptor, receiving=keys.dialler)
-                self._unproven.discard(connection)
+                self._proved(connection, proof.opening.sender)
             else:
                 self._introduced(connection, proof, decode_hello(payload))
         except HandshakeRefused as error:
             connection.refuse(error, Refusal(str(error)))
+
+    def _proved(self, connection: Connection, sender: NodeId) -> None:
+        """Count a connection of a node that has still to be welcomed; the oldest one may be closed for it."""
+        self._unproven.discard(connection)
+        if connection in self._introducing:
+            return
+        displaced = self._introducing.add(connection, f"{sender:016x}")
+        if displaced is not None:
+            self.counters.displaced += 1
+            name = self._known_name(sender)
+            who = f"node {name} ({sender:016x})" if name else f"node {sender:016x}"
+            fault = "the older one had not introduced itself; if this goes on, restart the node that dials"
+            self._notices.warn(
+                f"introduction {sender}", f"closed a connection for a newer one of {who}", fault, self._loop.time()
+            )
+            displaced.reset(fault)
 
     def _introduced(self, connection: Connection, proof: AcceptorProof, hello: Hello) -> None:
         """Check the dialler's introduction. Raises `HandshakeRefused`."""
@@ -239,7 +257,7 @@ class Acceptor:
         if refusal is not None:
             connection.refuse(HandshakeRefused(refusal.reason), refusal)
             return
-        self._unproven.discard(connection)
+        self._proved(connection, hello.sender)
         noted = self._admission.before_welcome(hello)
         if noted is None:
             self._welcome(connection, hello, version)
@@ -254,6 +272,7 @@ class Acceptor:
 
     def _welcome(self, connection: Connection, hello: Hello, version: int) -> None:
         facts = self._facts
+        self._introducing.discard(connection)
         connection.send(
             Welcome(
                 version,
@@ -276,6 +295,7 @@ class Acceptor:
     def on_lost(self, connection: Connection, reason: str) -> None:
         self._proofs.pop(connection, None)
         self._unproven.discard(connection)
+        self._introducing.discard(connection)
         if connection.failure is None:
             return  # a port scan or a health check: it came and went
         host = _host(connection)

@@ -49,6 +49,13 @@ class TransportLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Unproven connections from one address, by the same rule: a program at another address can't take the members'
     places."""
 
+    introductions: int = 64
+    """Connections at once whose other end has proved that it knows the secret, and was not welcomed yet. One more, and
+    the oldest is closed: a member with a fault could hold all incoming connections."""
+
+    introductions_per_node: int = 8
+    """The same for connections under one node id. A member needs one at a time, and three after a restart."""
+
     unknown_links: int = 16
     """Nodes at a time that are admitted and dialled back although this node does not know them. A new node knows none
     of the members that dial it. One more, and the oldest is closed."""
