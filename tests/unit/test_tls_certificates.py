@@ -216,6 +216,19 @@ class TestReplacement:
         assert live.days_left > days or live.days_left > 30
         assert "the certificate for peers was replaced by" in caplog.messages[-1]
 
+    def test_new_authorities_are_told_as_such(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """Both authorities in one file is the first step of their change: the log shows that this node has it."""
+        caplog.set_level(logging.INFO)
+        directory = copied(tmp_path)
+        live = of_peers(directory)
+        with (directory / "ca.pem").open("ab") as file:
+            file.write((certificates() / "foreign" / "ca.pem").read_bytes())
+        live.look()
+        live.look()
+        assert live.reloads == 1
+        told = f"the authorities for peers were replaced by {directory / 'ca.pem'}; new connections use them"
+        assert caplog.messages[-1] == told
+
     def test_new_files_that_have_expired_are_not_taken(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         directory = copied(tmp_path)
         live = of_peers(directory)
@@ -353,6 +366,21 @@ class TestCommand:
         assert ran.status == 2
         assert told in ran.error()
         assert not (tmp_path / "a.pem").exists()
+
+    def test_certs_with_the_key_of_an_earlier_authority_is_refused(self, tmp_path: Path) -> None:
+        """After a change of the authority `ca.pem` is the new one, and its key is where it was made."""
+        old, new = tmp_path / "certs", tmp_path / "new"
+        for directory in (old, new):
+            assert syncline("certs", "ca", "--dir", str(directory)).status == 0
+        both = (old / "ca.pem").read_bytes() + (new / "ca.pem").read_bytes()
+        (old / "ca.pem").write_bytes(both)
+        assert syncline("certs", "node", "a", "--dir", str(old)).status == 0, "the old one still issues"
+        shutil.copy(new / "ca.pem", old / "ca.pem")
+        ran = syncline("certs", "node", "b", "--dir", str(old))
+        assert ran.status == 2
+        assert "is not the key of the first certificate in" in ran.error()
+        assert "give --dir the directory in which this authority was made" in ran.error()
+        assert not (old / "b.pem").exists()
 
     def test_certs_refuses_a_host_that_names_another_node(self, tmp_path: Path) -> None:
         assert syncline("certs", "ca", "--dir", str(tmp_path)).status == 0

@@ -114,6 +114,7 @@ def _issue(directory: str, name: str, usages: str, names: str, *, days: int, rep
             "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
         )
         _write(paths["extensions"], extensions, 0o600)
+        _check_pair(authority, authority_key)
         made = _openssl(
             *("x509", "-req", "-sha256", "-in", paths["request"], "-CA", authority, "-CAkey", authority_key),
             *("-set_serial", f"0x{secrets.token_hex(15)}", "-days", str(days), "-extfile", paths["extensions"]),
@@ -121,6 +122,16 @@ def _issue(directory: str, name: str, usages: str, names: str, *, days: int, rep
     _write(key, pem, 0o600, replace=replace)
     _write(certificate, made, 0o644, replace=replace)
     return certificate
+
+
+def _check_pair(authority: str, key: str) -> None:
+    """Raise `ConfigError` if the key belongs to another authority, as after a change of the authority alone."""
+    shown = _openssl("x509", "-in", authority, "-noout", "-pubkey")
+    if shown.split() != _openssl("pkey", "-in", key, "-pubout").split():
+        raise ConfigError(
+            f"{key} is not the key of the first certificate in {authority}: give --dir the directory in which this"
+            " authority was made"
+        )
 
 
 def _check_name(name: str) -> None:

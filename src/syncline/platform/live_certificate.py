@@ -29,6 +29,9 @@ LOOK_EVERY_S: Final = 2.0
 WARN_DAYS: Final = 30
 """A certificate that ends within so many days is warned of."""
 
+OWN_FILES: Final = 2
+"""A certificate and its key. A file of authorities may follow."""
+
 WARN_EVERY_S: Final = 86_400.0
 DAY_S: Final = 86_400.0
 
@@ -57,6 +60,8 @@ def why_not_now(facts: CertificateFacts, now_s: float) -> str:
 class LiveCertificate:
     """The certificate for one use, such as "peers". `load` reads the files, and raises `ConfigError`.
 
+    `paths` are those of the certificate, of its key, and of the authorities if there are any.
+
     `server` and `client` are the contexts for both ends of connections. `wall_time_s` is compared with the
     certificate's dates.
 
@@ -78,6 +83,8 @@ class LiveCertificate:
         self._wall_time_s = wall_time_s
         self._seen = self._signature()
         self._used = self._seen
+        self._taken = self._seen
+        """Of the files that are in use. Those in `_used` were looked at last, and may be bad."""
         self._loaded = loaded = load()
         self.server: TlsContext = new_context(loaded.server, server_side=True)
         self.client: TlsContext | None = None
@@ -149,6 +156,12 @@ class LiveCertificate:
             self.client.use(loaded.client)
         self._warned_s = None
         self.reloads += 1
+        before, self._taken = self._taken, self._used
+        if before[:OWN_FILES] == self._taken[:OWN_FILES]:
+            _log.info(
+                "the authorities for %s were replaced by %s; new connections use them", self._use, self._paths[-1]
+            )
+            return
         _log.info(
             "the certificate for %s was replaced by %s, which ends on %s; new connections use it",
             self._use,
