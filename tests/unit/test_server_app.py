@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 import shutil
 import socket
@@ -22,6 +23,8 @@ from syncline.errors import (
     DirectoryLocked,
     MembershipError,
     NodeFailed,
+    PermissionDenied,
+    Unauthenticated,
     Unreachable,
     WrongDirectory,
 )
@@ -92,6 +95,15 @@ async def test_a_cluster_of_one_serves_and_keeps_its_data(tmp_path: Path) -> Non
         found = await client.get("key")
         assert found is not None
         assert found.value == b"value"
+
+
+async def test_new_cluster_of_one_is_told_at_its_first_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A repair was refused, and the next command began a cluster without a word, at the address of the old one."""
+    caplog.set_level(logging.INFO)
+    told = f"node a begins a new cluster in {tmp_path / 'a'}, as its only member"
+    for starts in (1, 1):
+        await (await KvServer.open(settings(tmp_path))).close(drain_s=0.0)
+        assert sum(told in line for line in caplog.messages) == starts
 
 
 async def test_every_node_takes_writes_and_reads_what_the_others_wrote(tmp_path: Path) -> None:
@@ -195,6 +207,22 @@ async def test_joining_a_cluster_that_is_not_there_fails_in_words(tmp_path: Path
     config = settings(tmp_path, "d", join=(f"http://127.0.0.1:{free_ports(1)[0]}",), join_timeout_s=0.3)
     with pytest.raises(Unreachable, match="can't reach"):
         await KvServer.open(config)
+
+
+async def test_joiner_without_the_right_token_learns_which_setting(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    async with await KvServer.open(settings(tmp_path)) as server:
+        async with AsyncClient(server.http_url) as kv:
+            await kv.add_user("root", "a long password", admin=True)
+            await kv.add_role("reader")
+            await kv.add_user("ann", roles=["reader"])
+            token.write_text((await kv.new_token("ann")).token)
+            token.chmod(0o600)
+            await kv.enable_auth()
+        with pytest.raises(Unauthenticated, match=r"needs a credential.*give --join-token-file a token"):
+            await KvServer.open(settings(tmp_path, "d", join=(server.http_url,)))
+        with pytest.raises(PermissionDenied, match="give --join-token-file a token of a user that may do"):
+            await KvServer.open(settings(tmp_path, "d", join=(server.http_url,), join_token_file=str(token)))
 
 
 async def test_whom_to_trust_when_joining_over_https_is_a_setting(tmp_path: Path) -> None:

@@ -221,6 +221,11 @@ class KvServer:
         peers = config.initial_cluster
         if not peers and not config.join and is_new(disk, config.data_dir):
             peers = {config.name: check_address(config.peer_advertise or config.peer_listen)}
+            _log.info(
+                "node %s begins a new cluster in %s, as its only member: no initial_cluster and no join is set. If it"
+                " is to enter a running cluster, stop it, remove the directory, and start it with --join",
+                *(config.name, config.data_dir),
+            )
         return Config(
             name=config.name,
             data_dir=config.data_dir,

@@ -15,7 +15,7 @@ from syncline.client.client import AsyncClient
 from syncline.client.schemas import UpgradeResult
 from syncline.client.tls import trusting_context
 from syncline.consensus.types import NodeId
-from syncline.errors import ConfigError, OperationError, SynclineError
+from syncline.errors import ConfigError, OperationError, PermissionDenied, SynclineError, Unauthenticated
 from syncline.kv.versions import MACHINE_VERSION
 from syncline.node.envelope import ClusterLevels
 from syncline.node.levels import Ability, why_not
@@ -77,15 +77,19 @@ async def ask_members(config: ServerConfig, node_id: NodeId, *, http: str, world
     async with AsyncClient(
         config.join, world=world, tls=_trusted(config), token=_token(config), on_retry=tell
     ) as client:
-        _check_levels(config.name, node_id, await client.upgrade_status(timeout=config.join_timeout_s))
-        added = await client.add_member(
-            config.name,
-            config.peer_advertise or config.peer_listen,
-            http=http,
-            learner=config.join_as_learner,
-            node_id=format_id(node_id),
-            timeout=config.join_timeout_s,
-        )
+        try:
+            _check_levels(config.name, node_id, await client.upgrade_status(timeout=config.join_timeout_s))
+            added = await client.add_member(
+                config.name,
+                config.peer_advertise or config.peer_listen,
+                http=http,
+                learner=config.join_as_learner,
+                node_id=format_id(node_id),
+                timeout=config.join_timeout_s,
+            )
+        except (Unauthenticated, PermissionDenied) as error:
+            advice = "give --join-token-file a token of a user that may do `status` and `members` (docs/users.md)"
+            raise type(error)(f"{error}; {advice}", code=error.code, details=error.details) from error
     if parse_id(added.member.id) != node_id:
         raise ConfigError(f"the cluster gave this node the id {added.member.id} instead of {format_id(node_id)}")
     return parse_id(added.cluster_id)
