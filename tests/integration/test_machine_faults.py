@@ -11,7 +11,7 @@ import pytest
 
 from syncline import BytesSnapshot, Entry, FSMSnapshot, Raft, SnapshotTaken
 from syncline.consensus.types import NodeId
-from syncline.errors import ConfigError, NodeFailed, StorageError
+from syncline.errors import ConfigError, DiskFull, NodeFailed, StorageError
 from tests.helpers.node_cluster import Cluster, Listing, all_apply
 
 
@@ -120,7 +120,9 @@ class NoView(Listing):
         return super().snapshot()
 
 
-@pytest.mark.parametrize("fails", [OSError(28, "No space left on device"), MemoryError("x"), None])
+@pytest.mark.parametrize(
+    "fails", [OSError(28, "No space left on device"), DiskFull("the snapshot does not fit."), MemoryError("x"), None]
+)
 async def test_snapshot_that_fails_is_tried_again_and_no_node_stops(
     tmp_path: Path, fails: object, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -141,6 +143,7 @@ async def test_snapshot_that_fails_is_tried_again_and_no_node_stops(
         assert leader.stats().snapshots_taken == 0
         tracebacks = [record.exc_info for record in caplog.records if "was not made" in record.getMessage()]
         assert tracebacks
+        assert not [line for line in caplog.messages if ".. The state is untouched" in line]
         of_the_machine = isinstance(fails, MemoryError)  # a full disk, or no view, has no line in the program's code
         assert all((shown is not None) is of_the_machine for shown in tracebacks)
         await all_apply(nodes, b"alive")

@@ -271,7 +271,7 @@ class Snapshotter:
         log.warning(
             "the snapshot at entry %d was not made: %s. The state is untouched, and the log grows until a snapshot"
             " succeeds; the next attempt is in %.1f s at the earliest",
-            *(index, failure, wait_ticks * self._config.heartbeat_s),
+            *(index, str(failure).removesuffix("."), wait_ticks * self._config.heartbeat_s),
             exc_info=None if isinstance(error, SynclineError | OSError) else error,  # the line of the program's code
         )
         self._end_promised(failure)
