@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import socket
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,16 +16,20 @@ import msgspec
 import pytest
 
 from syncline.cli.doctor import disk, machine, network
+from syncline.cli.doctor.certificates import check_certificates
 from syncline.cli.doctor.finding import Finding, Verdict, summary_of, verdict_of
 from syncline.errors import ConfigError
 from syncline.platform.disk import OsDisk
 from syncline.platform.resolver import Resolver
 from syncline.server.config import ServerConfig
+from tests.helpers.certificates import certificates
 from tests.helpers.command import Ran, syncline
 from tests.helpers.http_server import HttpRequest, Reply, error_reply, in_thread, json_reply, refused_url
 from tests.helpers.running_server import running_server
 from tests.unit.test_cli_cluster import member, status
 from tests.unit.test_server_app import free_ports, settings
+
+DAY_S = 86_400.0
 
 
 def config(tmp_path: Path, **more: object) -> ServerConfig:
@@ -271,6 +276,31 @@ def test_doctor_secrets_must_be_for_their_owner(tmp_path: Path) -> None:
     assert told(list(machine.check_secret(place)), "ok", "its owner alone")
     secret.unlink()
     assert told(list(machine.check_secret(place)), "fail", "No such file")
+
+
+def test_doctor_certificates_are_judged_by_their_dates(tmp_path: Path) -> None:
+    """A node with an expired certificate starts, and all others refuse it."""
+    place = config(tmp_path, tls_dir=str(certificates()), http_tls_ca=str(certificates() / "ca.pem"))
+    now_s = time.time()
+    assert [one.verdict for one in check_certificates(place, now_s)] == ["ok", "ok"]
+    soon = list(check_certificates(place, now_s + 70 * DAY_S))
+    assert told(soon, "warn", "http_tls_cert", "ends in 20 days")
+    assert told(soon, "warn", "peer_tls_cert", "ends in 20 days")
+    late = list(check_certificates(place, now_s + 91 * DAY_S))
+    assert told(late, "fail", "peer_tls_cert", "has expired on", "others refuse it")
+    assert told(list(check_certificates(place, now_s - 2 * DAY_S)), "fail", "compare the clocks")
+    assert list(check_certificates(config(tmp_path))) == []
+
+
+def test_doctor_certificates_of_another_authority_fail(tmp_path: Path) -> None:
+    foreign = str(certificates() / "foreign" / "ca.pem")
+    place = config(tmp_path, tls_dir=str(certificates()), peer_tls_ca=foreign, http_tls_ca=foreign)
+    first, second = check_certificates(place)
+    assert first.verdict == "ok", "clients may have an authority of their own"
+    assert second.verdict == "fail"
+    assert "is not from the authority in" in second.line
+    missing = config(tmp_path, http_tls_cert=str(tmp_path / "no.pem"), http_tls_key=str(tmp_path / "no.key"))
+    assert told(list(check_certificates(missing)), "fail", "http_tls_cert")
 
 
 async def test_doctor_timers_are_judged_by_the_timers_of_the_node(tmp_path: Path) -> None:

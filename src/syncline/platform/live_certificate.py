@@ -21,7 +21,7 @@ from syncline.errors import ConfigError
 from syncline.platform.certificates import CertificateFacts
 from syncline.platform.tls import TlsContext, new_context
 
-__all__ = ["LiveCertificate", "LoadedCertificate", "why_not_now"]
+__all__ = ["WARN_DAYS", "LiveCertificate", "LoadedCertificate", "why_not_now"]
 
 LOOK_EVERY_S: Final = 2.0
 """Between two looks at the files: six `stat` calls. A change is in use within two looks."""

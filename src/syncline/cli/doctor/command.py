@@ -8,6 +8,7 @@ import click
 
 from syncline.cli.announced import asks_members
 from syncline.cli.common import Context, client_command
+from syncline.cli.doctor.certificates import check_certificates
 from syncline.cli.doctor.cluster import KnownPorts, look_at_cluster
 from syncline.cli.doctor.disk import check_data_dir, check_syncs
 from syncline.cli.doctor.finding import NO_NAME, Finding, summary_of, verdict_of
@@ -70,6 +71,7 @@ async def examine(
         findings.append(check_syncs(config))
     findings += [check_descriptors(config), check_memory(config), await check_timers(config)]
     findings += check_secret(config)
+    findings += check_certificates(config)
     findings += check_ports(config, known.ports, known.own)
     findings += [finding async for finding in check_names(config)]
     findings += [finding async for finding in check_peers(config)]
