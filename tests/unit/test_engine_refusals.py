@@ -13,7 +13,7 @@ from syncline.engines.contact import BackendDown, BackendUp
 from syncline.engines.memory import MemoryBackend, MemoryLog
 from syncline.engines.replica import LogReplica, open_log
 from syncline.engines.waiting import PendingReads
-from syncline.errors import Closed, ConfigError, DeadlineExceeded, Outcome, StorageError
+from syncline.errors import Closed, ConfigError, DeadlineExceeded, NotLeader, Outcome, StorageError
 from syncline.node.futures import settle_error
 from tests.helpers.node_cluster import Listing
 
@@ -154,3 +154,30 @@ async def test_engine_reads_that_were_given_up_are_not_kept(monkeypatch: pytest.
     reads.applied(6)
     await last
     assert (len(reads), reads._held) == (0, 0)
+
+
+async def test_engine_commands_that_were_given_up_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One command may wait for hours. Those behind it, whose callers have given up, would fill the memory."""
+    monkeypatch.setattr(waiting, "FEW_COMMANDS", 8)
+    node, backend = await _opened()
+    backend.refused = {"append": BackendLost("cut off", sent=True)}
+    long = node.apply(b"two", timeout=60)
+    while not node.stats().trouble:  # noqa: ASYNC110 - figures, without an event
+        await asyncio.sleep(0)
+    for _ in range(100):
+        with pytest.raises(DeadlineExceeded):
+            await node.apply(b"given up", timeout=1e-6)
+    assert len(node._driver.commands.queue) <= 20
+    last = node.apply(b"three", timeout=60)
+    backend.refused = {}
+    assert [await long, await last] == [2, 3]
+    await node.close()
+
+
+async def test_engine_leadership_that_is_refused_says_why() -> None:
+    node, backend = await _opened()
+    backend.refused = {"acquire": ConfigError("the server has synchronous_commit=off")}
+    with pytest.raises(NotLeader, match="before the deadline: the server has synchronous_commit=off"):
+        async with node.leadership(timeout=0.2):
+            pass
+    await node.close()

@@ -38,6 +38,12 @@ _HAS_LEADER: Final = ("hasleader", "true")
 
 _NOT_SENT: Final = ("failed to connect", "connection refused", "name resolution", "dns", "etcdserver: no leader")
 _FOR_GOOD: Final = ("permission denied", "authentication failed", "user name is empty", "authentication is not enabled")
+_HINTS: Final = (
+    ("permission denied", "grant a role of the user readwrite on the prefix LOG/ (docs/engines.md)"),
+    ("user name is empty", "this cluster has users: write etcd://USER:PASSWORD@HOST:PORT/LOG"),
+    ("authentication is not enabled", "this cluster has no users: write etcd://HOST:PORT/LOG"),
+)
+"""What to do about some refusals."""
 
 
 class EtcdClient:
@@ -162,7 +168,8 @@ class EtcdClient:
         if "database space exceeded" in low:
             return BackendFull(f"{text}; compact and defragment it, and disarm the alarm (docs/engines.md)")
         if any(word in low for word in _FOR_GOOD) or code is grpc.StatusCode.UNIMPLEMENTED:
-            return ConfigError(text)
+            hint = next((f": {hint}" for word, hint in _HINTS if word in low), "")
+            return ConfigError(f"{text}{hint}")
         if "invalid auth token" in low or code is grpc.StatusCode.UNAUTHENTICATED:
             self._token = ""
             return BackendLost(text, sent=False)

@@ -94,7 +94,8 @@ class LeaseHolder:
                 return self.token
             now_s = running.loop.time()
             if deadline_s is not None and now_s >= deadline_s:
-                raise NotLeader("this node did not lead before the deadline")
+                why = f": {trouble}" if (trouble := self._contact.trouble) else ""
+                raise NotLeader(f"this node did not lead before the deadline{why}")
             await running.wait(now_s + RENEW_S if deadline_s is None else min(deadline_s, now_s + RENEW_S))
 
     def _begin(self) -> None:

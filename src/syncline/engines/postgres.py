@@ -39,6 +39,8 @@ CONNECT_S: Final = 2
 """For each host: an attempt must have time for all of them."""
 IDLE_MS: Final = 10_000
 """How long a process that is paused, or a host that is gone, holds the locks of its transaction: every append waits."""
+LOCK_MS: Final = 4_000
+"""How long a statement waits for a lock in the server: less than the time of its attempt."""
 WAIT_S: Final = 0.1
 """How often psycopg looks at a connection that is silent."""
 PAGE_RECORDS: Final = 32
@@ -72,6 +74,13 @@ SELECT to_regclass('syncline_head') IS NOT NULL AND to_regclass('syncline_snapsh
 """
 """Whether the tables are there, and whether they were made by a version that notes the machine of a log, or since."""
 
+_LOCK_TIMEOUT: Final = """
+SELECT set_config('lock_timeout', %s, false)
+WHERE pg_backend_pid() = %s AND current_setting('lock_timeout') = '0'
+"""
+"""Statements that wait for a table (VACUUM FULL, ALTER) end by themselves too: those of attempts that were given up
+would gather. Not behind a pool, which shows another process: other clients would get the setting with the session."""
+
 _READ: Final = """
 SELECT h.id, h.next, h.trim, m.writer, m.seq, e.idx, e.writer, e.seq, e.body
 FROM syncline_head h
@@ -83,8 +92,16 @@ LEFT JOIN LATERAL (
 WHERE h.log = %(log)s ORDER BY e.idx
 """
 
-# `set_config`: an attempt that was given up goes on in the server. If its commit waits for a standby, it has the row
-# locked, and those behind it would gather until the server has no session left. So they end by themselves.
+_SAFE: Final = f"""(SELECT set_config('lock_timeout', '{LOCK_MS}', true)) IS NOT NULL
+        AND current_setting('fsync') <> 'off' AND current_setting('synchronous_commit') <> 'off'
+        AND (current_setting('synchronous_commit') <> 'local' OR current_setting('synchronous_standby_names') = '')"""
+"""A condition of each statement whose commit is a promise: see `PostgresBackend.check_settings`.
+
+An operator may change a setting at any time, and so may another client of the same pool of PgBouncer.
+
+`set_config`: an attempt that was given up goes on in the server. If its commit waits for a standby, it has the row
+locked, and those behind it would gather until the server has no session left. So they end by themselves.
+"""
 
 _APPEND: Final = """
 WITH moved AS (
@@ -94,7 +111,7 @@ WITH moved AS (
             SELECT 1 FROM syncline_entries WHERE log = %(log)s AND idx = %(mark)s
                 AND writer = %(mark_writer)s AND seq = %(mark_seq)s
         ))
-        AND (SELECT set_config('lock_timeout', '4s', true)) IS NOT NULL
+        AND SAFE
     RETURNING next - 1 AS idx
 ), made AS (
     INSERT INTO syncline_entries (log, idx, writer, seq, body)
@@ -102,16 +119,16 @@ WITH moved AS (
     ON CONFLICT (log, writer, seq) DO NOTHING
 )
 SELECT 1 FROM moved
-"""
+""".replace("SAFE", _SAFE)
 
 _CONFIRM: Final = """
 WITH h AS (
     UPDATE syncline_head SET next = next
-    WHERE log = %(log)s AND (SELECT set_config('lock_timeout', '4s', true)) IS NOT NULL RETURNING id, next, trim
+    WHERE log = %(log)s AND SAFE RETURNING id, next, trim
 )
 SELECT h.id, h.next, h.trim, m.writer, m.seq FROM h
 LEFT JOIN syncline_entries m ON m.log = %(log)s AND m.idx = %(mark)s
-"""
+""".replace("SAFE", _SAFE)
 
 _CONFIRM_ON_PRIMARY: Final = """
 SELECT h.id, h.next, h.trim, m.writer, m.seq FROM syncline_head h
@@ -122,14 +139,14 @@ _ACQUIRE: Final = """
 UPDATE syncline_head
 SET epoch = epoch + 1, holder = %(holder)s, until = clock_timestamp() + make_interval(secs => %(ttl)s)
 WHERE log = %(log)s AND (until IS NULL OR until < clock_timestamp())
-    AND (SELECT set_config('lock_timeout', '4s', true)) IS NOT NULL RETURNING epoch
-"""
+    AND SAFE RETURNING epoch
+""".replace("SAFE", _SAFE)
 
 _KEEP: Final = """
 UPDATE syncline_head SET until = clock_timestamp() + make_interval(secs => %(ttl)s)
 WHERE log = %(log)s AND epoch = %(token)s AND until >= clock_timestamp()
-    AND (SELECT set_config('lock_timeout', '4s', true)) IS NOT NULL RETURNING 1
-"""
+    AND SAFE RETURNING 1
+""".replace("SAFE", _SAFE)
 
 
 class _Connection(psycopg.AsyncConnection[Any]):  # type: ignore[misc]  # psycopg has no types in `make verify`
@@ -155,7 +172,8 @@ class _Lane:
         self._backend = backend
         self._lock = asyncio.Lock()
         self._connection: Any = None
-        self._warned = False
+        self._warned = ""
+        """A warning of the server about the request that is under way."""
 
     @contextlib.asynccontextmanager
     async def use(self, *, transaction: bool = False) -> AsyncIterator[Any]:
@@ -163,7 +181,7 @@ class _Lane:
         async with self._lock:
             try:
                 connection = await self._connected()
-                self._warned = False
+                self._warned = ""
                 async with contextlib.AsyncExitStack() as stack:
                     if transaction:
                         await stack.enter_async_context(connection.transaction())
@@ -178,7 +196,9 @@ class _Lane:
             if self._warned:
                 # "canceling wait for synchronous replication": the commit is reported as a success all the same
                 self.drop()
-                raise BackendLost("the server did not wait for its synchronous standby", sent=True)
+                raise BackendLost(
+                    f"{self._backend.name}: the server warns, so its answer is not trusted: {self._warned}", sent=True
+                )
 
     async def _connected(self) -> Any:
         if self._connection is not None and not self._connection.closed:
@@ -197,11 +217,12 @@ class _Lane:
         self._connection = connection
         connection.add_notice_handler(self._on_notice)
         await backend.check_settings(connection)
+        await connection.execute(_LOCK_TIMEOUT, [str(LOCK_MS), connection.info.backend_pid])
         return connection
 
     def _on_notice(self, notice: Any) -> None:
         if (notice.sqlstate or "").startswith("01"):
-            self._warned = True
+            self._warned = " ".join((notice.message_primary or "a warning").split())
 
     def drop(self) -> None:
         """Close the connection at once: what it is doing now is of no use."""
@@ -259,7 +280,7 @@ class PostgresBackend:
 
     async def start(self) -> int:
         """Make the tables and the row of the log, if they are not there."""
-        async with self._other.use() as cursor:
+        async with self._other.use(transaction=True) as cursor:  # PgBouncer's statement mode refuses it
             made, self._notes_machine = await _row(cursor, _FOUND) or (False, False)
         if not made:
             async with self._other.use(transaction=True) as cursor:
@@ -377,16 +398,28 @@ class PostgresBackend:
             if await _row(cursor, held, values) is not None:
                 return
             self._check(await _row(cursor, _CONFIRM_ON_PRIMARY, values), mark)
-        if fence:
+            await self.check_settings(cursor.connection)
+            epoch = await _row(cursor, "SELECT epoch FROM syncline_head WHERE log = %(log)s", values)
+        if fence and epoch is not None and epoch[0] != fence:
             raise FenceLost  # or it was appended before, and trimmed meanwhile: the caller looks
-        raise BackendLost(f"{self.name}: the log has changed meanwhile", sent=False)
+        raise self._changed()
+
+    def _changed(self) -> BackendLost:
+        return BackendLost(f"{self.name}: the log, or a setting of the server, has changed meanwhile", sent=False)
 
     async def confirm(self, mark: Mark) -> int:
         """The newest position, by a commit: a primary that was cut off can't make one."""
-        sql = _CONFIRM_ON_PRIMARY if self.url.primary_reads else _CONFIRM
+        values = {"log": self._log, "mark": mark.position}
         async with self._other.use() as cursor:
-            row = await _row(cursor, sql, {"log": self._log, "mark": mark.position})
-        return self._check(row, mark)[0]
+            row = None if self.url.primary_reads else await _row(cursor, _CONFIRM, values)
+            is_committed = row is not None
+            if row is None:
+                row = await _row(cursor, _CONFIRM_ON_PRIMARY, values)
+            head, _ = self._check(row, mark)
+            if not is_committed and not self.url.primary_reads:
+                await self.check_settings(cursor.connection)
+                raise self._changed()
+        return head
 
     async def snapshot(self) -> StoredSnapshot | None:
         """The newest stored one."""
@@ -447,6 +480,8 @@ class PostgresBackend:
         """Take the lease, by the server's clock."""
         async with self._other.use() as cursor:
             row = await _row(cursor, _ACQUIRE, {"log": self._log, "holder": holder, "ttl": ttl_s})
+            if row is None:  # another node leads, or the server may lose the token, and give it to two nodes
+                await self.check_settings(cursor.connection)
         return int(row[0]) if row is not None else 0
 
     async def keep(self, token: int, ttl_s: float) -> bool:

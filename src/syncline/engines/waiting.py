@@ -17,6 +17,9 @@ __all__ = ["PendingCommand", "PendingCommands", "PendingReads"]
 MAX_PENDING_BYTES: Final = 64 << 20
 """As `Config.max_pending_bytes`: above it commands are refused."""
 
+FEW_COMMANDS: Final = 1024
+"""Commands on which their callers have given up that stay in the queue."""
+
 FEW_READS: Final = 1024
 """Confirmed reads that are kept until their position is applied, whether or not their callers still wait."""
 
@@ -74,6 +77,9 @@ class PendingCommands:
         self._next += 1
         self._bytes += size
         self._waiting[future.number] = pending
+        if len(self.queue) > 2 * len(self._waiting) + FEW_COMMANDS:
+            # One record may be tried again for long. Meanwhile callers behind it give up, without an end.
+            self.queue = deque(held for held in self.queue if not held.ended)
         pending.handle = self._loop.call_later(timeout_s, self._expire, future.number, timeout_s)
         self.queue.append(pending)
 

@@ -15,6 +15,7 @@ from tests.compat.engines.servers import (
     PostgresServer,
     etcd_servers,
     has_etcd,
+    has_pgbouncer,
     postgres_programs,
     postgres_server,
 )
@@ -30,7 +31,8 @@ SCALED: Final = {"RECORDS": 40, "MOST_RECORDS": 40, "KEPT_RECORDS": 4}
 def missing_text() -> str:
     """The servers that these tests need, and this machine does not have."""
     missing = [] if has_etcd() else ["etcd (Debian: etcd-server)"]
-    return ", ".join(missing + ([] if postgres_programs() else ["PostgreSQL (Debian: postgresql)"]))
+    missing += [] if postgres_programs() else ["PostgreSQL (Debian: postgresql)"]
+    return ", ".join(missing + ([] if has_pgbouncer() else ["PgBouncer (Debian: pgbouncer)"]))
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +51,12 @@ def postgres() -> Iterator[PostgresServer]:
     assert programs is not None
     with postgres_server(programs) as server:
         yield server
+
+
+@pytest.fixture
+def with_pgbouncer() -> None:
+    """PgBouncer is installed."""
+    _need("PgBouncer", has_pgbouncer())
 
 
 @pytest.fixture

@@ -6,19 +6,25 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tests.compat.waiting import until
 from tests.helpers.ports import free_block
 
-__all__ = ["EtcdServers", "PostgresServer", "has_etcd", "postgres_programs"]
+if TYPE_CHECKING:
+    import psycopg
+
+__all__ = ["EtcdServers", "PgBouncer", "PostgresServer", "has_etcd", "has_pgbouncer", "postgres_programs"]
 
 SERVER_USER: Final = "postgres"
 """PostgreSQL refuses to run as root; Debian's package makes this user."""
+
+PROGRAMS: Final = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"))
 
 
 def has_etcd() -> bool:
@@ -32,6 +38,10 @@ def postgres_programs() -> Path | None:
         return found[-1].parent
     program = shutil.which("postgres")
     return Path(program).resolve().parent if program else None
+
+
+def has_pgbouncer() -> bool:
+    return shutil.which("pgbouncer", path=PROGRAMS) is not None
 
 
 class EtcdServers:
@@ -183,11 +193,15 @@ class PostgresServer:
     def url(self, log: str, user: str = "postgres") -> str:
         return f"postgresql://{user}@127.0.0.1:{self.port}/postgres?log={log}"
 
-    def forget_machine(self, log: str) -> None:
-        """Empty the column that earlier versions do not fill."""
+    def session(self) -> psycopg.Connection[tuple[object, ...]]:
+        """A session of an operator."""
         import psycopg
 
-        with psycopg.connect(self.url("x").partition("?")[0], autocommit=True) as connection:
+        return psycopg.connect(self.url("x").partition("?")[0], autocommit=True)
+
+    def forget_machine(self, log: str) -> None:
+        """Empty the column that earlier versions do not fill."""
+        with self.session() as connection:
             connection.execute("UPDATE syncline_head SET machine = NULL WHERE log = %s", [log])
 
     def stop(self) -> None:
@@ -215,6 +229,58 @@ class PostgresServer:
     def _copy(self, source: Path, target: Path) -> None:
         shutil.rmtree(target, ignore_errors=True)
         subprocess.run(["cp", "-a", str(source), str(target)], check=True)
+
+
+class PgBouncer:
+    """A pool of connections to a server of PostgreSQL, on loopback."""
+
+    def __init__(self, server: PostgresServer, mode: str, size: int) -> None:
+        self.port = free_block(1)
+        self._user = server._user
+        self._directory = server.directory.parent / f"pool-{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._directory.mkdir()
+        lines = [
+            *("[databases]", f"postgres = host=127.0.0.1 port={server.port} dbname=postgres", "[pgbouncer]"),
+            *("listen_addr = 127.0.0.1", f"listen_port = {self.port}", "unix_socket_dir =", "auth_type = trust"),
+            *(f"auth_file = {self._directory}/users", f"pool_mode = {mode}", f"default_pool_size = {size}"),
+        ]
+        (self._directory / "ini").write_text("\n".join(lines) + "\n")
+        (self._directory / "users").write_text('"postgres" ""\n')
+
+    @property
+    def address(self) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    def start(self) -> None:
+        program = shutil.which("pgbouncer", path=PROGRAMS)
+        assert program is not None
+        log = subprocess.DEVNULL
+        command = [program, str(self._directory / "ini")]
+        self._process = subprocess.Popen(command, user=self._user, cwd="/", stdout=log, stderr=log)
+
+        def serves() -> bool:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                return True
+            return False
+
+        until("PgBouncer serves", serves)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+@contextlib.contextmanager
+def pgbouncer(server: PostgresServer, mode: str, size: int) -> Iterator[PgBouncer]:
+    pool = PgBouncer(server, mode, size)
+    pool.start()
+    try:
+        yield pool
+    finally:
+        pool.stop()
 
 
 @contextlib.contextmanager

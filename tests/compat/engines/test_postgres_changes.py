@@ -20,10 +20,6 @@ pytestmark = [pytest.mark.timeout(180), pytest.mark.deadline(90.0)]
 OTHERS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> %s"
 
 
-def _admin(server: PostgresServer) -> psycopg.Connection[tuple[object, ...]]:
-    return psycopg.connect(server.url("x").partition("?")[0], autocommit=True)
-
-
 @contextlib.asynccontextmanager
 async def _setting(session: psycopg.Connection[tuple[object, ...]], name: str, value: str) -> AsyncIterator[None]:
     """A setting of the server, for all sessions but this one."""
@@ -43,7 +39,7 @@ async def test_engine_postgres_goes_on_after_its_connections_were_ended(postgres
     """Each command is applied once, in order, and is answered."""
     machine = Listing()
     async with syncline.open(postgres.url("ended"), machine) as node:
-        with _admin(postgres) as session:
+        with postgres.session() as session:
             for number in range(60):
                 waits = node.apply(b"%d" % number, timeout=20)
                 if number % 6 == 0:
@@ -58,7 +54,7 @@ async def test_engine_postgres_that_is_read_only_says_so_and_goes_on(postgres: P
     async with syncline.open(postgres.url("read-only"), machine) as node:
         assert isinstance(node, LogReplica)
         await node.apply(b"one", timeout=20)
-        with _admin(postgres) as session:
+        with postgres.session() as session:
             async with _setting(session, "default_transaction_read_only", "on"):
                 async with asyncio.timeout(20):
                     while "read-only" not in node.stats().trouble:
@@ -76,7 +72,7 @@ async def test_open_postgres_refuses_a_log_whose_records_were_deleted(postgres: 
     url = postgres.url("deleted")
     async with syncline.open(url, Listing()) as node:
         await node.apply(b"one", timeout=20)
-        with _admin(postgres) as session:
+        with postgres.session() as session:
             session.execute("DELETE FROM syncline_entries WHERE log = 'deleted'")
         with pytest.raises(NodeFailed, match="is not the one that this node has read"):
             await node.read_index(timeout=20)
@@ -88,7 +84,7 @@ async def test_open_postgres_tells_at_once_which_privilege_is_missing(postgres: 
     url = postgres.url("rights", user="limited")
     async with syncline.open(postgres.url("rights"), Listing()) as node:
         await node.apply(b"one", timeout=20)
-    with _admin(postgres) as session:
+    with postgres.session() as session:
         session.execute("CREATE ROLE limited LOGIN")
         session.execute("GRANT ALL ON syncline_head, syncline_snapshots TO limited")
         with pytest.raises(ConfigError, match="permission denied for table syncline_entries"):
@@ -112,7 +108,7 @@ async def test_open_postgres_names_a_column_that_was_changed(postgres: PostgresS
     url = postgres.url("changed")
     async with syncline.open(url, Listing()) as node:
         await node.apply(b"one", timeout=20)
-    with _admin(postgres) as session:
+    with postgres.session() as session:
         session.execute("CREATE SCHEMA apart")
         session.execute("CREATE TABLE apart.syncline_entries (LIKE syncline_entries)")
         session.execute("INSERT INTO apart.syncline_entries SELECT * FROM syncline_entries WHERE log = 'changed'")

@@ -34,14 +34,10 @@ def _processes(server: PostgresServer) -> list[int]:
     return [pid, *map(int, found.stdout.split())]
 
 
-def _session(server: PostgresServer) -> psycopg.Connection[tuple[object, ...]]:
-    return psycopg.connect(server.url("x").partition("?")[0], autocommit=True)
-
-
 @contextlib.asynccontextmanager
 async def _standby_is_missing(server: PostgresServer) -> AsyncIterator[psycopg.Connection[tuple[object, ...]]]:
     """Every commit waits for a standby that does not come, but for those of the session that is given."""
-    with _session(server) as session:
+    with server.session() as session:
         session.execute("SET synchronous_commit = local")
         session.execute("ALTER SYSTEM SET synchronous_standby_names = 'missing'")
         try:
