@@ -38,6 +38,7 @@ class PostgresError(Exception):
         "FATAL: no such database: nodb",
         "FATAL: no such user: nobody",
         "FATAL: SSL required",
+        "failed to resolve host 'h': [Errno -8] Servname not supported for ai_socktype",
         "FATAL: unsupported startup parameter: options",
     ],
 )

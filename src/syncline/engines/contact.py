@@ -58,14 +58,15 @@ class Contact:
         """Why the backend is not reached; empty while it is."""
         return next((text for task, text in list(self._troubles.items()) if not task.done()), "")
 
-    async def attempt(self, request: Awaitable[Answer], limit_s: float = ATTEMPT_S) -> Answer:
-        """Await a request for so many seconds.
+    async def attempt(self, request: Awaitable[Answer], limit_s: float | None = None) -> Answer:
+        """Await a request for so many seconds, `ATTEMPT_S` without another limit.
 
         Raises:
             BackendLost: there is no answer. A setting of the backend that can't be used any more counts as well: an
                 operator may correct it.
             ConfigError: the backend refuses this node, which is not open yet.
         """
+        limit_s = ATTEMPT_S if limit_s is None else limit_s
         try:
             async with asyncio.timeout(limit_s):
                 answer = await request

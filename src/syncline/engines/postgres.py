@@ -43,6 +43,8 @@ LOCK_MS: Final = 4_000
 """How long a statement waits for a lock in the server: less than the time of its attempt."""
 WAIT_S: Final = 0.1
 """How often psycopg looks at a connection that is silent."""
+HARMLESS: Final = ("varsup.c", "pl_exec.c")
+"""Where warnings come from that say nothing of the commit: numbers of transactions run out, or a trigger warns."""
 PAGE_RECORDS: Final = 32
 FIRST_POLL_S: Final = 0.005
 LAST_POLL_S: Final = 0.05
@@ -221,7 +223,7 @@ class _Lane:
         return connection
 
     def _on_notice(self, notice: Any) -> None:
-        if (notice.sqlstate or "").startswith("01"):
+        if (notice.sqlstate or "").startswith("01") and notice.source_file not in HARMLESS:
             self._warned = " ".join((notice.message_primary or "a warning").split())
 
     def drop(self) -> None:

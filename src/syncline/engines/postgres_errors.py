@@ -15,6 +15,7 @@ _REFUSED: Final = re.compile(
     r"|invalid (?:URI|connection option|port|integer|\w+ value)|missing key/value|root certificate"
     r"|certificate verify failed|certificate for .* does not match|certificate file|private key file"
     r"|does not support SSL|SSL required|unrecognized configuration parameter|invalid value for parameter"
+    r"|Servname not supported"
     r"|unsupported startup parameter|no such (?:database|user)"  # PgBouncer's words, as "SSL required"
 )
 """In a failed connection: another attempt fails likewise."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
@@ -30,6 +32,9 @@ MEMORY: Final = "memory:"
 ETCD: Final = ("etcd://", "etcds://")
 POSTGRES: Final = ("postgresql://", "postgres://")
 FORMS: Final = "raft:cluster.toml, etcd://HOST:PORT,HOST:PORT/LOG, postgresql://USER@HOST/DATABASE?log=LOG, or memory:"
+
+_OWN: Final = ("log", "consistency")
+"""Parameters of a URL of PostgreSQL that are not for libpq."""
 
 ETCD_PORT: Final = 2379
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -108,10 +113,12 @@ def parse_etcd(url: str) -> EtcdUrl:
         if not user or not password:
             raise ConfigError(f"{scheme}://{user}@…: a user needs a password: {scheme}://USER:PASSWORD@HOST:PORT/LOG")
     known = {"ca": "", "cert": "", "key": ""}
-    for name, value in parse_qsl(query, keep_blank_values=True):
+    given = parse_qsl(query, keep_blank_values=True)
+    for name, value in given:
         if name not in known:
             raise ConfigError(f"{name!r} is no parameter of a URL of etcd: there are {', '.join(known)}")
         known[name] = value
+    _check_once(given, known)
     if scheme == "etcd" and any(known.values()):
         raise ConfigError("ca, cert and key are for TLS: write etcds:// and not etcd://")
     if bool(known["cert"]) != bool(known["key"]):  # grpc would end the process
@@ -124,6 +131,14 @@ def parse_etcd(url: str) -> EtcdUrl:
         scheme == "etcds",
         **known,
     )
+
+
+def _check_once(given: list[tuple[str, str]], names: Iterable[str]) -> None:
+    """Refuse a parameter that is given twice: a program would work with one log, and its operator mean the other."""
+    counts = Counter(name for name, _ in given)
+    twice = next((name for name in names if counts[name] > 1), None)
+    if twice is not None:
+        raise ConfigError(f"the URL has {twice!r} {counts[twice]} times: write it once")
 
 
 def _check_encoded(rest: str, ends: str) -> None:
@@ -159,7 +174,10 @@ def parse_postgres(url: str) -> PostgresUrl:
         given = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError as error:
         raise ConfigError(f"this URL can't be read ({error}): {form}") from None
-    own = {name: value for name, value in given if name in ("log", "consistency")}
+    if parts.fragment or url.endswith("#"):
+        raise ConfigError(f"a URL of PostgreSQL has no part behind '#': write %23 for '#'; {form}")
+    own = {name: value for name, value in given if name in _OWN}
+    _check_once(given, _OWN)
     rest = [(name, value) for name, value in given if name not in own]
     if own.get("consistency", "linearizable") not in ("linearizable", "leader"):
         raise ConfigError(f"consistency is {own['consistency']!r}: it must be linearizable or leader")

@@ -208,15 +208,25 @@ class PostgresServer:
         """End the server and all its processes, as a loss of power does."""
         process = self._process
         if process is not None:
-            children = subprocess.run(
-                ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, check=False
-            )
+            children = self._processes()[1:]
             process.send_signal(signal.SIGKILL)
             process.wait()
-            for child in children.stdout.split():
+            for child in children:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(child), signal.SIGKILL)
+                    os.kill(child, signal.SIGKILL)
             self._process = None
+
+    def _processes(self) -> list[int]:
+        assert self._process is not None
+        pid = self._process.pid
+        found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, check=False)
+        return [pid, *map(int, found.stdout.split())]
+
+    def signal(self, what: signal.Signals) -> None:
+        """Send a signal to the server and all its processes."""
+        for pid in self._processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, what)
 
     def save(self) -> None:
         """Keep a copy of the data directory: a backup. The server is stopped."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
-import subprocess
 from collections.abc import AsyncIterator
 
 import psycopg
@@ -25,13 +23,6 @@ from tests.helpers.node_cluster import Listing
 pytestmark = [pytest.mark.timeout(180), pytest.mark.deadline(90.0)]
 
 RELOAD_S = 20.0
-
-
-def _processes(server: PostgresServer) -> list[int]:
-    assert server._process is not None
-    pid = server._process.pid
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, check=True)
-    return [pid, *map(int, found.stdout.split())]
 
 
 @contextlib.asynccontextmanager
@@ -85,9 +76,7 @@ async def test_engine_postgres_acknowledges_nothing_without_its_standby(
 async def test_engine_postgres_close_does_not_wait_for_a_silent_server(postgres: PostgresServer) -> None:
     node = await syncline.open(postgres.url("silent"), Listing())
     await node.apply(b"one", timeout=20)
-    pids = _processes(postgres)
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+    postgres.signal(signal.SIGSTOP)
     try:
         with pytest.raises(DeadlineExceeded):
             await node.apply(b"two", timeout=0.5)
@@ -95,8 +84,7 @@ async def test_engine_postgres_close_does_not_wait_for_a_silent_server(postgres:
             await node.read_index(timeout=0.5)
         await asyncio.wait_for(node.close(), 3)
     finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
+        postgres.signal(signal.SIGCONT)
 
 
 async def test_engine_postgres_goes_on_while_another_process_is_paused(

@@ -107,3 +107,23 @@ async def test_open_postgres_tells_who_may_make_the_tables(postgres: PostgresSer
                 session.execute("DROP SCHEMA closed")
             session.execute("DROP OWNED BY newcomer")
             session.execute("DROP ROLE newcomer")
+
+
+async def test_engine_postgres_reads_in_spite_of_the_warnings_of_others(postgres: PostgresServer) -> None:
+    """A trigger that an operator made, say. A warning of the server itself means that a commit may be on no standby."""
+    async with syncline.open(postgres.url("warned"), Listing()) as node:
+        await node.apply(b"one", timeout=WAIT_S)
+        with postgres.session() as session:
+            session.execute(
+                "CREATE FUNCTION warn() RETURNS trigger LANGUAGE plpgsql AS"
+                " $$ BEGIN RAISE WARNING 'look'; RETURN NEW; END $$"
+            )
+            session.execute(
+                "CREATE TRIGGER warns BEFORE UPDATE ON syncline_head FOR EACH ROW WHEN (NEW.log = 'warned')"
+                " EXECUTE FUNCTION warn()"
+            )
+            try:
+                assert await node.apply(b"two", timeout=WAIT_S) == 2
+                await node.read_index(timeout=WAIT_S)
+            finally:
+                session.execute("DROP FUNCTION warn CASCADE")
