@@ -49,9 +49,14 @@ class Writers:
         self.told: dict[bytes, Outcome | None] = {}
         """None: it was acknowledged."""
         self.ends = [0] * len(nodes)
-        """Calls of each node that have ended."""
+        """Calls of each node that have ended, of those without a session."""
+        self._granted = [0] * len(nodes)
+        self._plain_turns = [asyncio.Semaphore(0) for _ in nodes]
+        self._once_turns = [asyncio.Semaphore(0) for _ in nodes]
+        self._lead_turns = asyncio.Semaphore(0)
         self.tokens: list[int] = []
         self.stopping = False
+        self.apply_s = APPLY_S
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -63,12 +68,13 @@ class Writers:
 
     async def _plain(self, at: int) -> None:
         for number in itertools.count():
+            await self._plain_turns[at].acquire()
             if self.stopping:
                 return
             data = b"%d-plain-%d" % (at, number)
             self.told[data] = Outcome.UNKNOWN
             try:
-                await self.nodes[at].apply(data, timeout=APPLY_S)
+                await self.nodes[at].apply(data, timeout=self.apply_s)
                 self.told[data] = None
             except OperationError as error:
                 self.told[data] = error.outcome
@@ -77,6 +83,7 @@ class Writers:
     async def _once(self, at: int, session: int) -> None:
         """Repeat each command under its key until it is acknowledged."""
         for number in itertools.count(1):
+            await self._once_turns[at].acquire()
             if self.stopping:
                 return
             data = b"%d-once-%d" % (at, number)
@@ -92,6 +99,7 @@ class Writers:
 
     async def _lead(self) -> None:
         for number in itertools.count():
+            await self._lead_turns.acquire()
             if self.stopping:
                 return
             try:
@@ -102,37 +110,74 @@ class Writers:
                 continue
 
     async def go_on(self, more: int = 3, *, at: int | None = None) -> None:
-        """Until so many more calls of each node, or of one, have ended."""
-        which = range(len(self.nodes)) if at is None else [at]
-        before = {place: self.ends[place] for place in which}
+        """Let each node, or one, make so many more calls of each kind. Wait for the end of those without a session."""
+        which = list(range(len(self.nodes))) if at is None else [at]
+        self.grant(which, more)
+        await self.ended(which)
+
+    def grant(self, which: list[int], more: int) -> None:
+        for _ in range(more):
+            for place in which:
+                self._granted[place] += 1
+                self._plain_turns[place].release()
+                self._once_turns[place].release()
+        self._lead_turns.release()
+
+    def newest(self, at: int) -> bytes:
+        """The last command without a session that a node may make."""
+        return b"%d-plain-%d" % (at, self._granted[at] - 1)
+
+    async def ended(self, which: list[int]) -> None:
         async with asyncio.timeout(WAIT_S):
-            while any(self.ends[place] < before[place] + more for place in which):
+            while any(self.ends[place] < self._granted[place] for place in which):
                 assert not any(task.done() for task in self._tasks), self._tasks
                 await asyncio.sleep(0.01)
 
     async def stop(self) -> None:
         self.stopping = True
+        for turns in (*self._plain_turns, *self._once_turns, self._lead_turns):
+            turns.release()
         async with asyncio.timeout(WAIT_S):
             await asyncio.gather(*self._tasks)
 
 
+async def _lose_an_answer(writers: Writers, line: Line, at: int, other: Listing) -> None:
+    """The record is in the log, as another node sees. Its answer is lost, and the caller still waits."""
+    line.hold("to client")
+    writers.apply_s = WAIT_S
+    writers.grant([at], 1)
+    async with asyncio.timeout(WAIT_S):
+        while writers.newest(at) not in other.items:  # noqa: ASYNC110 - a list
+            await asyncio.sleep(0.01)
+    line.cut()
+    line.release()
+    await writers.ended([at])
+    writers.apply_s = APPLY_S
+
+
 async def _disturb(
-    writers: Writers, lines: list[Line], rounds: int, kill: Callable[[], None], heal: Callable[[], None], pause: Pause
+    writers: Writers,
+    lines: list[Line],
+    machines: list[Listing],
+    rounds: int,
+    servers: tuple[Callable[[], None], Callable[[], None], Pause],
 ) -> None:
     rng = random.Random(rounds)
+    kill, heal, pause = servers
     for _ in range(rounds):
         for way in ("to server", "to client"):
             at = rng.randrange(len(lines))
             lines[at].cut_after(way, rng.randrange(1, 400))
             cuts = lines[at].cuts
-            async with asyncio.timeout(WAIT_S):
-                while lines[at].cuts == cuts:  # noqa: ASYNC110 - other tasks cut it
-                    await asyncio.sleep(0.01)
+            while lines[at].cuts == cuts:
+                await writers.go_on(1, at=at)
             await writers.go_on()
             lines[at].hold(way)
             await writers.go_on(at=at)  # each waits for longer than an attempt
             lines[at].release()
             await writers.go_on()
+        at = rng.randrange(len(lines))
+        await _lose_an_answer(writers, lines[at], at, machines[at - 1])
         await asyncio.to_thread(kill)
         await writers.go_on(1)
         await asyncio.to_thread(heal)
@@ -167,7 +212,7 @@ async def _run(
         writers = Writers(nodes)
         await writers.start()
         await writers.go_on()
-        await _disturb(writers, lines, rounds, *servers)
+        await _disturb(writers, lines, machines, rounds, servers)
         await writers.stop()
         for node in nodes:
             await node.read_index(timeout=WAIT_S)
@@ -176,6 +221,7 @@ async def _run(
             assert [machine.items for machine in machines] == [fresh.items] * 3
     counts = Counter(fresh.items)
     assert [data for data, count in counts.items() if count > 1] == [], "applied twice"
+    assert None in writers.told.values()
     assert [data for data, told in writers.told.items() if told is None and not counts[data]] == [], "lost"
     refused = [data for data, told in writers.told.items() if told is Outcome.NOT_APPLIED]
     assert [data for data in refused if counts[data]] == [], "`not_applied`, and applied"

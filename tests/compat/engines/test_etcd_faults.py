@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 import syncline
-from syncline import LogReplica
+from syncline import Engine, LogReplica
 from syncline.engines.backend import BackendFull, BackendLost
 from syncline.engines.etcd import EtcdBackend
-from syncline.errors import ConfigError, NodeFailed, OperationError, Outcome
+from syncline.errors import ConfigError, DeadlineExceeded, NodeFailed, OperationError, Outcome
 from tests.compat.engines.servers import EtcdServers, etcd_servers
 from tests.helpers.node_cluster import Listing
 
@@ -158,3 +158,39 @@ async def test_open_etcd_refuses_a_file_that_is_no_certificate(tmp_path: Path) -
     file.write_text("junk")
     with pytest.raises(ConfigError, match=r"ca\.pem holds no certificate"):
         await asyncio.wait_for(syncline.open(f"etcds://127.0.0.1:1/jobs?ca={file}", Listing()), 5)
+
+
+async def test_engine_etcd_tells_what_its_user_lacks(tmp_path: Path) -> None:
+    """An operator switches users on while a node is open, then gives them rights, and takes them away again."""
+    root = "--user=root:root"
+    with etcd_servers(tmp_path) as servers:
+        url, poor = f"etcd://{servers.hosts}/users", f"etcd://poor:poor@{servers.hosts}/users"
+        async with syncline.open(url, Listing()) as node:
+            await node.apply(b"one", timeout=20)
+            for command in ("user add root:root", "user add poor:poor", "role add root", "role add writer"):
+                _etcdctl(servers, *command.split())
+            _etcdctl(servers, *["user", "grant-role", "root", "root"])
+            _etcdctl(servers, "auth", "enable")
+            await _is_refused(node, "this cluster has users: write etcd://USER:PASSWORD@")
+            with pytest.raises(ConfigError, match="permission denied: grant a role of the user readwrite"):
+                await asyncio.wait_for(syncline.open(poor, Listing()), 10)
+            grant = ["role", "grant-permission", "writer", "--prefix=true", "readwrite", "users/"]
+            _etcdctl(servers, root, *grant)
+            _etcdctl(servers, root, *["user", "grant-role", "poor", "writer"])
+            async with syncline.open(poor, Listing()) as other:
+                assert await other.apply(b"two", timeout=20) == 2
+                _etcdctl(servers, root, *["user", "revoke-role", "poor", "writer"])
+                await _is_refused(other, "permission denied: grant a role of the user readwrite")
+                _etcdctl(servers, root, *["user", "grant-role", "poor", "writer"])
+                assert await other.apply(b"three", timeout=20) == 3
+            _etcdctl(servers, root, "auth", "disable")
+            assert await node.apply(b"four", timeout=20) == 4
+
+
+async def _is_refused(node: Engine[object], text: str) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            with pytest.raises(DeadlineExceeded) as raised:
+                await node.apply(b"refused", timeout=1)
+            if text in str(raised.value) and raised.value.outcome is Outcome.NOT_APPLIED:
+                return

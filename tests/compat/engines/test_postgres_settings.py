@@ -93,7 +93,7 @@ async def test_open_postgres_tells_at_once_what_never_works(more: str, text: str
         await asyncio.wait_for(syncline.open(postgres.url("never") + more, Listing()), 10)
 
 
-async def test_open_postgres_tells_who_may_make_the_tables(postgres: PostgresServer) -> None:
+async def test_open_postgres_names_the_right_to_make_tables(postgres: PostgresServer) -> None:
     with postgres.session() as session:
         session.execute("CREATE SCHEMA closed")
         session.execute("CREATE ROLE newcomer LOGIN")
