@@ -82,7 +82,7 @@ def test_lock_waiters_of_one_client_read_the_places_once() -> None:
             assert kv.calls.count("list") == 1
             assert kv.calls.count("watch") == 1
         await asyncio.gather(*others, *tasks)
-        assert kv not in place_queue._queues, "an idle client is not kept"
+        assert (id(kv), PREFIX) not in place_queue._queues, "an idle client is not kept"
 
     virtual(scenario)
 
@@ -190,6 +190,7 @@ def test_place_queue_wakes_exactly_those_whose_turn_has_come(seed: int) -> None:
             if key in places or rng.random() < 0.1:
                 created = 0 if rng.random() < 0.8 else places.get(key, 0)  # deleted, or it is no place any more
                 places.pop(key, None)
+                queue._revision = revision
                 queue._apply(_event(key, created, 0))
             else:
                 places[key] = revision
@@ -198,8 +199,8 @@ def test_place_queue_wakes_exactly_those_whose_turn_has_come(seed: int) -> None:
                     task = asyncio.create_task(queue.turn(key, revision, count, None))
                     callers[key] = revision, count, task
                     await asyncio.sleep(0)
+                queue._revision = revision
                 queue._apply(_event(key, revision, lease))
-            queue._revision = revision
             for _ in range(3):
                 await asyncio.sleep(0)
             for name, (at, count, task) in list(callers.items()):

@@ -11,7 +11,7 @@ from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
-from weakref import WeakKeyDictionary
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -51,11 +51,17 @@ class PlaceQueue:
         self._created: dict[bytes, int] = {}
         """The create revision of each place, by its key."""
         self._revision = 0
-        """The places are those of this revision."""
+        """The places are those of this revision; while its events are taken, some may be missing."""
         self._waiting: dict[bytes, WaitingCaller] = {}
         self._numbers: Counter[int] = Counter()
         """How many callers wait for each number of places."""
+        self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_of_this_loop(self) -> bool:
+        """Whether its watch runs on the running event loop. One of a loop that has ended brings nothing any more."""
+        return self._loop is asyncio.get_running_loop()
 
     @property
     def is_followed(self) -> bool:
@@ -74,15 +80,14 @@ class PlaceQueue:
             OperationError, UsageError: the watch, or a reading, failed for good.
         """
         if not self._waiting:
-            _queues.setdefault(self._kv, {})[self._prefix] = self
+            _queues[id(self._kv), self._prefix] = self
             self._take(*known or (0, ()))
-        waiting = WaitingCaller(revision, places, asyncio.get_running_loop().create_future())
+        waiting = WaitingCaller(revision, places, self._loop.create_future())
         self._waiting[key] = waiting
         self._numbers[places] += 1
-        if self._revision >= revision:
-            self._look(key, waiting)
+        self._look(key, waiting)
         if self._task is None:
-            self._task = asyncio.create_task(self._follow(), name=f"places of {shown(self._prefix)}")
+            self._begin()
         try:
             await waiting.woken
         finally:
@@ -101,14 +106,23 @@ class PlaceQueue:
         """End the watch with the last caller. A later one begins another one."""
         if self._waiting:
             return
-        queues = _queues[self._kv]
-        del queues[self._prefix]
-        if not queues:
-            del _queues[self._kv]  # a queue refers to its client, which could never go
+        if _queues.get(name := (id(self._kv), self._prefix)) is self:
+            del _queues[name]
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+
+    def _begin(self) -> None:
+        self._task = self._loop.create_task(self._follow(), name=f"places of {shown(self._prefix)}")
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Begin again if the task was cancelled, and not by the last caller: else those that wait never get a turn."""
+        if task is self._task:
+            self._task = None
+            if self._waiting:
+                self._begin()
 
     async def _follow(self) -> None:
         """Take the changes, and wake those whose turn comes; or give all of them the error that ends this."""
@@ -137,9 +151,9 @@ class PlaceQueue:
         try:
             async with closing(self._kv.watch(prefix=self._prefix, from_revision=revision)) as changes:
                 async for change in changes:
+                    self._revision = change.revision
                     for event in change.events:
                         self._apply(event)
-                    self._revision = change.revision
         except OperationError as error:
             if not passes(error):
                 raise
@@ -150,8 +164,7 @@ class PlaceQueue:
         self._order = [(item.create_revision, item.key) for item in places_in(items, self._prefix)]
         self._created = {key: created for created, key in self._order}
         for key, waiting in self._waiting.items():
-            if waiting.revision <= revision:
-                self._look(key, waiting)
+            self._look(key, waiting)
 
     def _apply(self, event: KeyEvent) -> None:
         key = event.key
@@ -179,20 +192,26 @@ class PlaceQueue:
                     self._look(behind, waiting)
 
     def _look(self, key: bytes, waiting: WaitingCaller) -> None:
-        """Wake the caller if it has its turn, or its place is gone."""
+        """Wake the caller if it has its turn, or its place is gone.
+
+        Not before the places are those of its key's revision: others may have come between an earlier key and this one.
+        """
+        if self._revision < waiting.revision:
+            return
         is_there = self._created.get(key) == waiting.revision
         has_turn = not is_there or bisect_left(self._order, (waiting.revision, key)) < waiting.places
         if has_turn and not waiting.woken.done():
             waiting.woken.set_result(None)
 
 
-_queues: Final[WeakKeyDictionary[KeyValueCalls, dict[bytes, PlaceQueue]]] = WeakKeyDictionary()
-"""By client and prefix: those with callers that wait."""
+_queues: Final[WeakValueDictionary[tuple[int, bytes], PlaceQueue]] = WeakValueDictionary()
+"""Those with callers that wait, which keep them: by the id of the client, to which a queue refers, and the prefix."""
 
 
 def queue_of(kv: KeyValueCalls, prefix: bytes) -> PlaceQueue:
-    """The queue of a name, which all callers of a client share. It is kept while callers wait."""
-    return _queues.get(kv, {}).get(prefix) or PlaceQueue(kv, prefix)
+    """The queue of a name, which all callers of a client on this event loop share. It is kept while callers wait."""
+    queue = _queues.get((id(kv), prefix))
+    return queue if queue is not None and queue.is_of_this_loop else PlaceQueue(kv, prefix)
 
 
 def places_in(items: Iterable[KeyInfo], prefix: bytes) -> list[KeyInfo]:
