@@ -125,6 +125,7 @@ class HttpConnection(asyncio.Protocol):
         self._output.lost()
         self._queue.clear(self._shared.total)
         self._held.clear()
+        self._forget()
         self._unregister(self)
 
     def eof_received(self) -> bool:
@@ -220,6 +221,14 @@ class HttpConnection(asyncio.Protocol):
         """Forget the transport: another protocol has it."""
         self._link.transport = None
         self._reader.phase = ENDED
+        self._forget()
+
+    def _forget(self) -> None:
+        """Break the circles of references between this and its parts: so they are freed without a collection."""
+        self._reader.forget()
+        self._output.forget()
+        self._input.forget()
+        self._time_limits.forget()
 
     # --- what the parts ask of each other
 

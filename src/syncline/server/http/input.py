@@ -19,7 +19,7 @@ from syncline.server.http.output import Output
 from syncline.server.http.parser import BODY, ENDED, IDLE, SLICE_BYTES, RequestReader, RequestRefused
 from syncline.server.http.request import Request
 from syncline.server.http.shared import Shared
-from syncline.server.http.state import AHEAD_BYTES, HeldBytes, Link, Slot, SlotQueue
+from syncline.server.http.state import AHEAD_BYTES, HeldBytes, Link, Slot, SlotQueue, nothing
 
 __all__ = ["Input"]
 
@@ -75,6 +75,10 @@ class Input:
         """How many requests of one long piece of input were started as they were read."""
         self._linger_left = LINGER_BYTES
         self._waits_for_turn = False
+
+    def forget(self) -> None:
+        """Nothing comes any more: forget the connection, which refers to this."""
+        self._again = nothing
 
     def receive(self, data: bytes) -> None:
         """Take input of a connection that is not at rest."""

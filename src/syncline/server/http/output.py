@@ -27,7 +27,7 @@ from syncline.server.http.large_answers import TURN_BYTES
 from syncline.server.http.parser import ENDED, IDLE, RequestReader
 from syncline.server.http.response import Deferred, Response
 from syncline.server.http.shared import Shared
-from syncline.server.http.state import DRAINING, GIVEN, LINGERING, REFUSED, HeldBytes, Link, Slot, SlotQueue
+from syncline.server.http.state import DRAINING, GIVEN, LINGERING, REFUSED, HeldBytes, Link, Slot, SlotQueue, nothing
 from syncline.server.http.stream import CHUNKED, Stream, StreamUnderWay
 
 __all__ = ["Output"]
@@ -350,6 +350,10 @@ class Output:
                 # The collector knows neither slots nor answers: it would never find a source that refers to its slot.
                 slot.answer = GIVEN
                 _drop(answer)
+
+    def forget(self) -> None:
+        """Nothing waits any more: forget the connection, which refers to this."""
+        self._go_on = nothing
 
     def check(self) -> None:
         """Assert the invariants."""

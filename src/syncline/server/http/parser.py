@@ -17,6 +17,7 @@ from syncline.server.http.fields import is_host
 from syncline.server.http.limits import HttpLimits
 from syncline.server.http.request import Request
 from syncline.server.http.response import Response
+from syncline.server.http.state import nothing
 
 __all__ = ["BODY", "ENDED", "HEADER", "IDLE", "SLICE_BYTES", "START", "RequestRefused", "RequestReader"]
 
@@ -31,6 +32,9 @@ BODY: Final = 3
 ENDED: Final = 4  # the last request has been read, or the input was refused: more of it means nothing
 
 _SCHEMES: Final = frozenset({b"http", b"https"})
+
+_NO_PARSER: Final = httptools.HttpRequestParser(object())
+"""Of a connection that has ended."""
 
 NON_DATA_BYTES: Final = 64 * 1024
 NON_DATA_FACTOR: Final = 8
@@ -95,6 +99,10 @@ class RequestReader:
         self.continue_due: bool = False
         """The client waits for `100 Continue` before it sends the body."""
         self.http10: bool = False
+
+    def forget(self) -> None:
+        """Nothing is read any more: forget what takes the requests, and the parser, which refers to this."""
+        self._take, self._parser = nothing, _NO_PARSER
 
     def feed(self, data: bytes | memoryview) -> None:
         """Parse the next bytes; at most `SLICE_BYTES` keep the limits exact. Raises `RequestRefused`."""

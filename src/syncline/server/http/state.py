@@ -37,6 +37,7 @@ __all__ = [
     "Slot",
     "SlotQueue",
     "TotalBytes",
+    "nothing",
 ]
 
 AHEAD_BYTES: Final = 16 * KIB
@@ -70,6 +71,10 @@ class Slot(msgspec.Struct, eq=False, gc=False):
 
 GIVEN: Final = Response(200, b"")
 """Stands for an answer that was written: what is counted no more is not kept, and a second answer is noticed."""
+
+
+def nothing(*_: object) -> None:
+    """Stand for a callback to a connection that has ended. One that was kept would be in a circle with its parts."""
 
 
 class Link:

@@ -16,7 +16,7 @@ from syncline.server.api.errors import problem
 from syncline.server.http.limits import HttpLimits
 from syncline.server.http.parser import BODY, HEADER, IDLE, START, RequestReader
 from syncline.server.http.response import Response
-from syncline.server.http.state import LINGERING, Link, SlotQueue
+from syncline.server.http.state import LINGERING, Link, SlotQueue, nothing
 
 __all__ = ["TimeLimits"]
 
@@ -46,6 +46,10 @@ class TimeLimits:
         self._progress: tuple[object, ...] = ()
         self._swept_bytes = 0
         """What was left in the send buffer at the last sweep."""
+
+    def forget(self) -> None:
+        """There is nothing to refuse any more: forget the connection, which refers to this."""
+        self._refuse = nothing
 
     def rests(self, now_s: float) -> bool:
         """Whether nothing is under way, and was not at the last sweep: it may be closed to make room for another."""

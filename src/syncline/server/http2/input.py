@@ -14,7 +14,7 @@ from struct import unpack
 from typing import Final
 
 from syncline.server.http.input_turns import InputTurns, message_cost
-from syncline.server.http.state import Link
+from syncline.server.http.state import Link, nothing
 from syncline.server.http2.frames import (
     ACK,
     CONTINUATION,
@@ -456,6 +456,9 @@ class FrameInput:
                 call.lost()
         if streams:
             turns.wait(self.clear)
+        elif self._link.transport is None:
+            self._open = nothing  # as in `forget_connection`
+            self._output.forget_connection()
 
     # --- the connection
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from syncline.server.http.input_turns import InputTurns, message_cost
-from syncline.server.http.state import Link
+from syncline.server.http.state import Link, nothing
 from syncline.server.http2.frames import (
     DATA,
     END_HEADERS,
@@ -288,6 +288,10 @@ class FrameOutput:
         self._parts.clear()
         self._deferred.clear()
         self._waiters.clear()  # their tasks are cancelled
+
+    def forget_connection(self) -> None:
+        """All streams of a lost connection have ended: forget the connection, which refers to this."""
+        self._closed = self._go_on = nothing
 
     def look_again(self) -> None:
         """Make answers that have waited, if other connections have made room: called at intervals."""

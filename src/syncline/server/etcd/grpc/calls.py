@@ -32,6 +32,7 @@ from syncline.server.etcd.grpc.wire import (
 from syncline.server.etcd.messages import Message
 from syncline.server.etcd.methods import Method
 from syncline.server.etcd.protobuf import DecodeError, decode, encode
+from syncline.server.http.state import nothing
 from syncline.server.http2.streams import Http2Stream, StreamOutput
 
 __all__ = ["CallParts", "Face", "CallHead", "StreamingGrpc", "UnaryGrpc"]
@@ -282,10 +283,6 @@ class UnaryGrpc(_EndedByServer):
             self._task.cancel()
 
 
-def _nothing() -> None:
-    return None
-
-
 class Inbox:
     """The messages of a client, in their order: an asynchronous iterator that ends when the client sends no more.
 
@@ -306,7 +303,7 @@ class Inbox:
 
     def end(self) -> None:
         """Nothing waits for a message any more: forget the call, which refers to this."""
-        self._idle = _nothing
+        self._idle = nothing
 
     def wake(self) -> None:
         """Something has come, or the client sends no more."""
