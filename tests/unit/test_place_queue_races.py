@@ -94,7 +94,7 @@ def test_lock_waits_go_on_if_their_watch_is_cancelled_from_outside() -> None:
     virtual(scenario)
 
 
-def test_lock_of_a_client_on_a_second_loop_waits_with_no_caller_of_the_first() -> None:
+def test_lock_on_a_second_loop_does_not_join_callers_of_the_first() -> None:
     """A loop that stops with callers that wait leaves their queue. Nothing tells it of the places any more."""
     store = VirtualStore()
     kv = store.client()
