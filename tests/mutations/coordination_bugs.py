@@ -40,9 +40,16 @@ def lock_granted_after_its_lease_has_ended(patch: pytest.MonkeyPatch) -> None:
         if len(self.ahead(waiting.revision, waiting.places)) < waiting.places and not waiting.woken.done():
             waiting.woken.set_result(None)
 
+    def remove(self: PlaceQueue, key: bytes, created: int) -> None:
+        plain(self, key, created)
+        for other, waiting in self._waiting.items():  # also at those that have no place any more
+            self._look(other, waiting)
+
+    plain = PlaceQueue._remove
     patch.setattr(Place, "unless_lost", unless_lost)
     patch.setattr(Place, "_read_own", read_own)
     patch.setattr(PlaceQueue, "_look", look)
+    patch.setattr(PlaceQueue, "_remove", remove)
 
 
 def lock_taken_without_reading(patch: pytest.MonkeyPatch) -> None:
