@@ -100,8 +100,8 @@ def test_lock_on_a_second_loop_does_not_join_callers_of_the_first() -> None:
     kv = store.client()
 
     async def begun() -> asyncio.Task[Any]:
-        await store.client().lock(NAME).acquire()
-        waiting = asyncio.create_task(kv.lock(NAME).acquire())
+        await store.client().lock(NAME, ttl=600).acquire()
+        waiting = asyncio.create_task(kv.lock(NAME, ttl=600).acquire())
         async with asyncio.timeout(PATIENCE_S):
             while not kv.open_watches:  # noqa: ASYNC110 - it is asked for
                 await asyncio.sleep(0)
@@ -110,7 +110,7 @@ def test_lock_on_a_second_loop_does_not_join_callers_of_the_first() -> None:
     async def waits() -> None:
         async with asyncio.timeout(PATIENCE_S):
             async with held_by_another(store):
-                waiting = asyncio.create_task(kv.lock(NAME).acquire())
+                waiting = asyncio.create_task(kv.lock(NAME, ttl=600).acquire())
                 while len(store.below(PREFIX)) < 2:  # noqa: ASYNC110 - it is asked for
                     await asyncio.sleep(0)
             await (await waiting).release()
