@@ -284,6 +284,7 @@ class VirtualKv(LockWords):
         events: str | None = None,
         prev: bool = False,
         stale: bool = False,
+        progress: float | None = None,
         timeout: float | None = None,
     ) -> AsyncIterator[RevisionEvents]:
         next_revision = await self._call("watch", lambda: from_revision or self.store.revision + 1, None)

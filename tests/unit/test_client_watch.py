@@ -224,6 +224,25 @@ async def test_client_watch_leaves_a_server_that_is_silent(monkeypatch: pytest.M
     assert second.starts == ["5"]
 
 
+async def test_client_watch_leaves_a_silent_server_by_its_progress(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from syncline.client import watch as watch_module
+
+    monkeypatch.setattr(watch_module, "LEAST_PROGRESS_S", 0.05)
+    first, second = WatchDouble(stream(close=False, revision=4)), WatchDouble(stream(put_line(5), close=False))
+    async with watching(first, second) as client:
+        assert await take(client.watch("a", progress=0.05), 1) == [5]
+    assert first.requests[0].parameters["progress"] == "0.05"
+
+
+@pytest.mark.parametrize("progress", [0.5, 3601.0, float("nan"), 0])
+async def test_client_watch_refuses_a_progress_that_no_server_takes(progress: float) -> None:
+    async with watching(WatchDouble(stream())) as client:
+        with pytest.raises(ConfigError, match="progress is"):
+            client.watch("a", progress=progress)
+
+
 async def test_client_that_closes_ends_its_watches() -> None:
     double = WatchDouble(stream(put_line(5), close=False))
     async with watching(double, timeout=0.2) as client:

@@ -30,11 +30,14 @@ from syncline.errors import (
     WatchEnded,
 )
 
-__all__ = ["WatchCalls", "watched_keys"]
+__all__ = ["WatchCalls", "checked_progress_s", "watched_keys"]
 
 PROGRESS_S: Final = 10.0
+"""How often a server tells its progress, if the caller wants no other time."""
+LEAST_PROGRESS_S: Final = 1.0
+MOST_PROGRESS_S: Final = 3600.0
 SILENCE: Final = 3
-"""A server tells its progress every `PROGRESS_S`. After so many times that without a word it is left for another."""
+"""After so many times of its progress without a word a server is left for another."""
 ATTEMPT_S: Final = 3.0
 """Time limit of one attempt to begin: a server that hangs is left for another one."""
 STEADY_S: Final = 1.0
@@ -61,6 +64,7 @@ class WatchCalls(ServerCalls):
         events: str | None = None,
         prev: bool = False,
         stale: bool = False,
+        progress: float | None = None,
         timeout: float | None = None,
     ) -> AsyncIterator[RevisionEvents]:
         """Watch a key, the keys below a prefix, or those from `start` up to `end`: what changes, revision by revision.
@@ -73,7 +77,8 @@ class WatchCalls(ServerCalls):
         It begins with `from_revision` (inclusive), by default with the next one. If the connection is lost, or the
         server ends the watch, it goes on with another server where it was: no revision is lost, none comes twice, and
         each is whole. `events`: only `put` or only `delete`. `prev`: with what the key was before. `stale`: also from a
-        node that knows no leader.
+        node that knows no leader. `progress`: how often (seconds, from 1 to 3600; None: 10) the server gives a sign of
+        life while nothing changes. If none comes for three times as long, the watch goes on with another server.
 
         The first server must be reached within the client's timeout. Later the watch waits for a server for as long as
         `timeout` says (seconds); without it there is no limit.
@@ -88,10 +93,11 @@ class WatchCalls(ServerCalls):
         wanted = watched_keys(key, prefix, start, end, events)
         wanted["prev"] = "true" if prev else None
         wanted["stale"] = "true" if stale else None
-        wanted["progress"] = duration_text(PROGRESS_S)
+        progress_s = checked_progress_s(progress)
+        wanted["progress"] = duration_text(progress_s)
         first = 0 if from_revision is None else checked_revision(from_revision, "from_revision", 1)
         patience_s = math.inf if timeout is None else checked_timeout_s(timeout)
-        return self._watching(wanted, first, patience_s)
+        return self._watching(wanted, first, patience_s, SILENCE * progress_s)
 
     async def watchers(self, key: Key, *, timeout: float | None = None) -> Watchers:
         """Count the watches that include a key, and the reads that wait for it, on the node that answers.
@@ -112,7 +118,7 @@ class WatchCalls(ServerCalls):
             return decode(await self._answer(request, timeout), Watchers)
 
     async def _watching(
-        self, wanted: dict[str, str | bytes | None], revision: int, patience_s: float
+        self, wanted: dict[str, str | bytes | None], revision: int, patience_s: float, silence_s: float
     ) -> AsyncIterator[RevisionEvents]:
         """The revisions from `revision` on; 0: from the next one."""
         now_s, caller = asyncio.get_running_loop().time, self._caller
@@ -124,7 +130,7 @@ class WatchCalls(ServerCalls):
                 request = _request({**wanted, "from": str(revision) if revision else None})
                 response, connection = await caller.open_stream(request, endpoint, outage.attempt_s(began_s))
                 revision = revision or revision_of(response, "syncline-revision") + 1
-                lines = _Lines(connection)
+                lines = _Lines(connection, silence_s)
                 while True:
                     line = await lines.next()
                     if line.progress is not None:
@@ -193,8 +199,9 @@ class _Outage:
 class _Lines:
     """The lines of a watch's answer."""
 
-    def __init__(self, connection: StreamConnection) -> None:
+    def __init__(self, connection: StreamConnection, silence_s: float) -> None:
         self._connection = connection
+        self._silence_s = silence_s
         self._parts: list[bytes] = []
         """Of a line that is not complete."""
         self._ready: list[bytes] = []
@@ -217,12 +224,12 @@ class _Lines:
 
     async def _read(self) -> None:
         try:
-            async with asyncio.timeout(SILENCE * PROGRESS_S):
+            async with asyncio.timeout(self._silence_s):
                 piece = await self._connection.read()
         except (ConnectionLost, BadAnswer) as error:
             raise Unreachable(f"the watch was interrupted: {error}") from error
         except TimeoutError as error:
-            raise Unreachable(f"the server has been silent for {SILENCE * PROGRESS_S:g} s") from error
+            raise Unreachable(f"the server has been silent for {self._silence_s:g} s") from error
         if not piece:
             raise Unreachable("the server has ended the watch without a reason")
         first, *others = piece.split(b"\n")
@@ -260,6 +267,16 @@ def watched_keys(
     if wanted.get("key") == b"":
         raise ConfigError("key is empty: no key is")
     return {**wanted, "events": events}
+
+
+def checked_progress_s(progress: object) -> float:
+    """How often a server tells its progress, in seconds."""
+    if progress is None:
+        return PROGRESS_S
+    progress_s = checked_timeout_s(progress, "progress")
+    if not LEAST_PROGRESS_S <= progress_s <= MOST_PROGRESS_S:
+        raise ConfigError(f"progress is {progress_s:g}: it must be from {LEAST_PROGRESS_S:g} to {MOST_PROGRESS_S:g} s")
+    return progress_s
 
 
 def _is_final(error: OperationError) -> bool:

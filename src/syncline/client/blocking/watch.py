@@ -26,6 +26,7 @@ class BlockingWatchCalls(PortalObject[AsyncClient]):
         events: str | None = None,
         prev: bool = False,
         stale: bool = False,
+        progress: float | None = None,
         timeout: float | None = None,
     ) -> PortalIterator[RevisionEvents]:
         """Watch a key, the keys below a prefix, or those from `start` up to `end`: what changes, revision by revision.
@@ -47,6 +48,7 @@ class BlockingWatchCalls(PortalObject[AsyncClient]):
                 events=events,
                 prev=prev,
                 stale=stale,
+                progress=progress,
                 timeout=timeout,
             )
         )

@@ -10,7 +10,7 @@ from syncline.client.coordination.calls import KeyValueCalls
 from syncline.client.coordination.names import checked_number_of, checked_wait_s, needed_ttl_s, shown, word_key
 from syncline.client.coordination.place import Place
 from syncline.client.coordination.place_queue import places_in, read_places
-from syncline.client.coordination.waiting import PAUSE_S, closing, passes
+from syncline.client.coordination.waiting import PAUSE_S, SIGNS_S, closing, passes
 from syncline.client.results import KeyInfo
 from syncline.client.txn import Compare, DeleteOp, GetOp, Operation, PutOp
 from syncline.errors import ConfigError, DeadlineExceeded, LeaseLost, OperationError, Outcome
@@ -128,7 +128,9 @@ class Barrier:
 
     async def _change(self, revision: int) -> None:
         """Wait until the keys must be read again."""
-        async with closing(self._kv.watch(prefix=self._prefix, from_revision=revision + 1)) as changes:
+        async with closing(
+            self._kv.watch(prefix=self._prefix, from_revision=revision + 1, progress=SIGNS_S)
+        ) as changes:
             async for _ in changes:
                 return
 

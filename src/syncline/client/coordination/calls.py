@@ -130,6 +130,7 @@ class KeyValueCalls(Protocol):
         events: str | None = None,
         prev: bool = False,
         stale: bool = False,
+        progress: float | None = None,
         timeout: float | None = None,
     ) -> AsyncIterator[RevisionEvents]:
         """See `AsyncClient.watch`."""

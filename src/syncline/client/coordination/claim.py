@@ -10,7 +10,7 @@ from typing import Final, Literal, Self, TypeAlias
 
 from syncline.client.coordination.calls import TimedCalls
 from syncline.client.coordination.names import shown
-from syncline.client.coordination.waiting import PAUSE_S, closing, passes, to_its_end
+from syncline.client.coordination.waiting import PAUSE_S, SIGNS_S, closing, passes, to_its_end
 from syncline.client.held_lease import HeldLease
 from syncline.client.txn import Compare, GetOp, Operation, PutOp
 from syncline.errors import ConfigError, LeaseLost, LockLost, OperationError, Rejected
@@ -192,7 +192,7 @@ async def until_free(kv: TimedCalls, record: bytes) -> bool:
                 return True
             if not found.value.startswith(RUNNING):
                 return False
-            async with closing(kv.watch(record, from_revision=found.revision + 1)) as changes:
+            async with closing(kv.watch(record, from_revision=found.revision + 1, progress=SIGNS_S)) as changes:
                 async for _ in changes:
                     break
         except OperationError as error:

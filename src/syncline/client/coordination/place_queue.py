@@ -17,7 +17,7 @@ import msgspec
 
 from syncline.client.coordination.calls import KeyValueCalls
 from syncline.client.coordination.names import lease_in_key, shown
-from syncline.client.coordination.waiting import PAUSE_S, closing, passes
+from syncline.client.coordination.waiting import PAUSE_S, SIGNS_S, closing, passes
 from syncline.client.results import KeyEvent, KeyInfo
 from syncline.errors import OperationError
 
@@ -149,7 +149,9 @@ class PlaceQueue:
     async def _watch(self, revision: int) -> None:
         """Take what changes from this revision on, until the watch ends by itself or by an error that passes."""
         try:
-            async with closing(self._kv.watch(prefix=self._prefix, from_revision=revision)) as changes:
+            async with closing(
+                self._kv.watch(prefix=self._prefix, from_revision=revision, progress=SIGNS_S)
+            ) as changes:
                 async for change in changes:
                     self._revision = change.revision
                     for event in change.events:

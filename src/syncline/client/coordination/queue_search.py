@@ -8,7 +8,7 @@ import msgspec
 
 from syncline.client.coordination.calls import KeyValueCalls
 from syncline.client.coordination.queue_keys import QueueKeys, item_id_of
-from syncline.client.coordination.waiting import closing
+from syncline.client.coordination.waiting import SIGNS_S, closing
 from syncline.client.held_lease import HeldLease
 from syncline.client.txn import Compare, DeleteOp, GetOp, IncrementOp, ListOp, Operation, PutOp
 from syncline.errors import RevisionCompacted
@@ -69,7 +69,7 @@ class QueueSearch:
 
     async def freed(self, revision: int) -> None:
         """Wait until an item is put or given back, at `revision` or later."""
-        async with closing(self._kv.watch(prefix=self._keys.root, from_revision=revision)) as changes:
+        async with closing(self._kv.watch(prefix=self._keys.root, from_revision=revision, progress=SIGNS_S)) as changes:
             try:
                 async for change in changes:
                     for event in change.events:

@@ -24,12 +24,16 @@ from syncline.errors import (
     WatchEnded,
 )
 
-__all__ = ["PAUSE_S", "closing", "passes", "to_its_end"]
+__all__ = ["PAUSE_S", "SIGNS_S", "closing", "passes", "to_its_end"]
 
 Item = TypeVar("Item")
 
 PAUSE_S: Final = 0.2
 """Between two tries, after an error that passes. The client itself has tried for seconds by then."""
+
+SIGNS_S: Final = 3.0
+"""How often the server of a watch gives a sign of life, if callers wait for what the watch tells. A server that lost
+its power sends no more: the watch goes on with another one in three times this, about the TTL of a lock."""
 
 _PASSING: Final = (
     AnswerNotKept,

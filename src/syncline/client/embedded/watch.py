@@ -15,7 +15,7 @@ from syncline.client.embedded.calls import EmbeddedCalls
 from syncline.client.embedded.errors import client_error, closed
 from syncline.client.embedded.results import key_info
 from syncline.client.results import KeyEvent, RevisionEvents
-from syncline.client.watch import watched_keys
+from syncline.client.watch import checked_progress_s, watched_keys
 from syncline.client.watch_schemas import Watchers
 from syncline.errors import NoLeader, OperationError, Outcome, WatchEnded
 from syncline.kv.records import Change
@@ -82,6 +82,7 @@ class EmbeddedWatchCalls(EmbeddedCalls):
         events: str | None = None,
         prev: bool = False,
         stale: bool = False,
+        progress: float | None = None,
         timeout: float | None = None,
     ) -> AsyncIterator[RevisionEvents]:
         """Watch a key, the keys below a prefix, or those from `start` up to `end`: what changes, revision by revision.
@@ -108,6 +109,7 @@ class EmbeddedWatchCalls(EmbeddedCalls):
         """
         asked = watched_keys(key, prefix, start, end, events)
         first = 0 if from_revision is None else checked_revision(from_revision, "from_revision", 1)
+        checked_progress_s(progress)  # of no use without a connection
         patience_s = math.inf if timeout is None else checked_timeout_s(timeout)
         form = EVENTS_WITH_PREVIOUS if prev else EVENTS
         return self._watching(asked, first, patience_s, form, stale=bool(stale))
