@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+
 import pytest
 
 from tests.compat.contrib.sources import missing_frameworks, missing_sources
 
 collect_ignore_glob = ["test_*.py"] if missing_frameworks() else []
+
+
+@pytest.fixture(autouse=True)
+def _level_of_the_log_as_before() -> Iterator[None]:
+    """A worker of Celery sets the level of the root logger. Later tests look for warnings."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    root.setLevel(level)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

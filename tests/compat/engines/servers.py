@@ -265,11 +265,15 @@ class PgBouncer:
     def start(self) -> None:
         program = shutil.which("pgbouncer", path=PROGRAMS)
         assert program is not None
-        log = subprocess.DEVNULL
         command = [program, str(self._directory / "ini")]
-        self._process = subprocess.Popen(command, user=self._user, cwd="/", stdout=log, stderr=log)
+        log = self._directory / "log"
+        with log.open("wb") as output:
+            self._process = process = subprocess.Popen(
+                command, user=self._user, cwd="/", stdout=output, stderr=subprocess.STDOUT
+            )
 
         def serves() -> bool:
+            assert process.poll() is None, f"PgBouncer has ended: {log.read_text()}"
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 return True
             return False
