@@ -175,3 +175,39 @@ async def test_etcd_txn_that_only_deletes_frees_space() -> None:
     assert wire.backend.freeing[-1]
     await wire.good("kv/txn", {"success": [delete("a")], "failure": [put("b", "1")]})
     assert not wire.backend.freeing[-1]
+
+
+@pytest.mark.parametrize("branch", ["success", "failure"])
+async def test_etcd_txn_ignores_missing_keys_of_untaken_branches(branch: str) -> None:
+    """A put that keeps the value of a key that is not there fails only if it is carried out."""
+    kept = {"request_put": {"key": b64("none"), "ignore_value": True}}
+    other = {"success": "failure", "failure": "success"}[branch]
+    for compare in (
+        {"key": b64("a"), "target": "VALUE", "value": b64("1")},
+        {"key": b64("a"), "range_end": b64("c"), "target": "VERSION", "version": 1},
+        {"key": b64("x"), "range_end": b64("z"), "target": "VERSION", "version": 0},
+    ):
+        wire = await with_a()
+        result = {"result": "EQUAL" if branch == "failure" else "NOT_EQUAL"}
+        body = {"compare": [{**compare, **result}], branch: [kept], other: [put("b", "2")]}
+        document = await wire.good("kv/txn", body)
+        assert len(document["responses"]) == 1
+        nested = await wire.good("kv/txn", {"success": [put("c", "3"), {"request_txn": {**body, other: [get("a")]}}]})
+        assert nested["header"]["revision"] == "5"
+        body["compare"] = [{**compare, "result": "NOT_EQUAL" if branch == "failure" else "EQUAL"}]
+        status, _, text = await wire.refused("kv/txn", {"success": [put("d", "4"), {"request_txn": body}]})
+        assert (status, text) == (400, "key not found")
+        assert (await wire.good("kv/range", {"key": b64("d")})).get("count") is None
+
+
+async def test_etcd_txn_fields_are_checked_before_duplicates() -> None:
+    wire = await with_a()
+    inner = {"request_txn": {"success": [put("b", "1"), put("b", "2")]}}
+    status, _, text = await wire.refused("kv/txn", {"success": [inner, get("")]})
+    assert (status, text) == (400, "key is not provided")
+
+
+async def test_etcd_put_that_keeps_looks_for_its_lease_first() -> None:
+    wire = await with_a()
+    body = {"key": b64("none"), "ignore_value": True, "lease": 7}
+    assert (await wire.refused("kv/put", body))[::2] == (404, "requested lease not found")

@@ -347,3 +347,28 @@ async def test_etcd_role_grant_without_a_permission_grants_nothing() -> None:
     await wire.good("auth/role/add", {"name": "r"})
     assert await wire.refused("auth/role/grant", {"name": "r"}) == (400, 3, "permission not given")
     assert "perm" not in await wire.good("auth/role/get", {"role": "r"})
+
+
+async def test_etcd_permissions_of_an_empty_range_are_refused() -> None:
+    """No role has one, so none can be revoked either. Missing roles are told first there."""
+    wire = EtcdWire()
+    await wire.good("auth/role/add", {"name": "r"})
+    empty = {"key": b64("b"), "range_end": b64("a")}
+    _, *told = await wire.refused("auth/role/grant", {"name": "r", "perm": {"permType": "READ", **empty}})
+    assert told == [3, "invalid auth management"]
+    for role, text in (("r", "permission is not granted to the role"), ("none", "role name not found")):
+        _, *told = await wire.refused("auth/role/revoke", {"role": role, **empty})
+        assert told == [9, text]
+
+
+async def test_etcd_permissions_of_root_need_the_role() -> None:
+    wire = EtcdWire()
+    for route in ("grant", "revoke"):
+        body = {"name": "root", "role": "root", "key": b64("a"), "perm": {"key": b64("a")}}
+        del body["name" if route == "revoke" else "role"]
+        if route == "grant":
+            del body["key"]
+        else:
+            del body["perm"]
+        _, *told = await wire.refused(f"auth/role/{route}", body)
+        assert told == [9, "role name not found"]

@@ -94,8 +94,19 @@ async def test_etcd_watch_ids_are_chosen_or_drawn() -> None:
     wire = await begun()
     await wire.open("watch", create(watch_id=7), create(), create(), create(watch_id="7"), create(watch_id=-3))
     ids = [one.get("watch_id") for one in await wire.results()]
-    assert ids == ["7", None, "1", "-1", "-1"]
-    assert [one.get("canceled", False) for one in await wire.results()] == [False, False, False, True, True]
+    assert ids == ["7", None, "1", "-1", "-3"]
+    assert [one.get("canceled", False) for one in await wire.results()] == [False, False, False, True, False]
+    reasons = [one["cancel_reason"] for one in await wire.results() if "cancel_reason" in one]
+    assert reasons == ["mvcc: duplicate watch ID provided on the WatchStream"]
+
+
+async def test_etcd_watch_id_is_not_drawn_again() -> None:
+    """Events of the watch that had it may be on their way to the client."""
+    wire = await begun()
+    cancel: Document = {"cancel_request": {"watch_id": 0}}
+    await wire.open("watch", create(), create(watch_id=1), cancel, create(), create())
+    created = [one.get("watch_id") for one in await wire.results() if "created" in one]
+    assert created == [None, "1", "2", "3"]
 
 
 async def test_etcd_watch_is_cancelled_on_request() -> None:

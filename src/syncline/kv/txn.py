@@ -43,7 +43,7 @@ from syncline.kv.records import (
 from syncline.kv.store import KeyStore
 from syncline.kv.work import Work
 
-__all__ = ["apply_operation", "check_expectation"]
+__all__ = ["apply_operation", "check_expectation", "holds"]
 
 
 def check_expectation(store: KeyStore, key: bytes, expect: int) -> None:
@@ -233,21 +233,21 @@ class _Plan:
 
     def _holds(self, compare: TxnCompare) -> bool:
         if compare.end is None:
-            return _holds(self._store.get(compare.key), compare)
+            return holds(self._store.get(compare.key), compare)
         end = None if compare.end is True else compare.end
         assert end is not False
         self._work.read_range()
         records = _records(self._store, compare.key, end)
         first = next(records, None)
         self._work.read(first)
-        holds = _holds(first, compare)
-        while holds:
+        held = holds(first, compare)
+        while held:
             record = next(records, None)
             if record is None:
                 break
             self._work.read(record)
-            holds = _holds(record, compare)
-        return holds
+            held = holds(record, compare)
+        return held
 
 
 def _check_kept(store: KeyStore, revision: int) -> None:
@@ -281,7 +281,8 @@ _STEP = 256
 """Records that are collected at once, when the first ones may decide."""
 
 
-def _holds(record: KeyRecord | None, compare: TxnCompare) -> bool:
+def holds(record: KeyRecord | None, compare: TxnCompare) -> bool:
+    """Whether a compare of one key holds for its record, or for None if the key is not there."""
     operand = compare.operand
     if isinstance(operand, bytes):
         assert compare.target is CompareTarget.VALUE

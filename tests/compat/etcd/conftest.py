@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import signal
-import subprocess
-import urllib.request
 from collections.abc import Iterator
-from urllib.error import URLError
 
 import pytest
 
 from syncline.testing.process_cluster import ProcessCluster
 from tests.compat.etcd.corpus import missing_clients, missing_text
-from tests.compat.waiting import until
-from tests.helpers.ports import free_block
+from tests.compat.etcd.real_etcd import real_etcd
 
 collect_ignore_glob = ["test_*.py"] if missing_clients() else []
 
@@ -41,33 +35,8 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     program = shutil.which("etcd")
     if program is None:
         pytest.skip("etcd is not installed")
-    directory = tmp_path_factory.mktemp("etcd")
-    port = free_block(2)
-    url, peer = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port + 1}"
-    with open(directory / "log", "wb") as log:
-        process = subprocess.Popen(
-            [
-                *(program, "--name", "n", "--data-dir", str(directory / "data"), "--log-level", "error"),
-                *("--listen-client-urls", url, "--advertise-client-urls", url),
-                *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"n={peer}"),
-            ],
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        until("etcd serves", lambda: healthy(url))
+    with real_etcd(program, tmp_path_factory.mktemp("etcd")) as url:
         yield url
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-
-
-def healthy(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=1) as answer:
-            return bool(json.load(answer)["health"] == "true")
-    except (URLError, OSError):
-        return False
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -67,13 +67,18 @@ class TxnPlan:
         self._request = request
         self.keeps: dict[bytes, None] = {}
         """The keys of puts that keep the value or the lease: `command` needs their records."""
+        self.failing: list[Put] = []
+        """Puts of the last `command` that keep the value or the lease of a key that is not there."""
         compares, operations = _counts(request)
         if max(compares, operations) > MAX_TXN_OPS:
             raise EtcdError(INVALID_ARGUMENT, "etcdserver: too many operations in txn request")
         _check_branches(request, self.keeps)
+        for name in ("success", "failure"):
+            _check_once(request, name)
 
     def command(self, records: _Records | None = None) -> Txn:
         """The transaction of the store. `records`: those of `keeps`. Raises `EtcdError`."""
+        self.failing.clear()
         return self._txn(self._request, records or {})
 
     def answer(self, result: TxnAnswer) -> Message:
@@ -90,7 +95,7 @@ class TxnPlan:
     def _operation(self, part: Message, records: _Records) -> TxnOperation:
         name, request = _chosen(part)
         if name == "request_put":
-            return _put(request, records)
+            return self._put(request, records)
         if name == "request_delete_range":
             start, end = bounds_of(request)
             previous = bool(request.get("prev_kv"))
@@ -109,6 +114,21 @@ class TxnPlan:
             plan.count_only,
             plan.revision,
         )
+
+    def _put(self, request: Message, records: _Records) -> Put:
+        key, value = cast("bytes", request.get("key", b"")), cast("bytes", request.get("value", b""))
+        lease, previous = cast("int", request.get("lease", 0)), bool(request.get("prev_kv"))
+        if lease < 0:
+            raise no_lease()
+        if not (request.get("ignore_value") or request.get("ignore_lease")):
+            return Put(key, value, lease, previous=previous)
+        if (record := records.get(key)) is not None:
+            value = record.value if request.get("ignore_value") else value
+            lease = record.lease if request.get("ignore_lease") else lease
+        put = Put(key, value, lease, previous=previous)
+        if record is None:
+            self.failing.append(put)
+        return put
 
     def _answer(self, request: Message, result: TxnAnswer, revision: int) -> Message:
         branch = _parts(request, "success" if result.succeeded else "failure")
@@ -184,21 +204,6 @@ def _compare(compare: Message) -> TxnCompare:
     return TxnCompare(key, target, _COMPARISONS[result], operand, until)
 
 
-def _put(request: Message, records: _Records) -> Put:
-    key, value = cast("bytes", request.get("key", b"")), cast("bytes", request.get("value", b""))
-    lease = cast("int", request.get("lease", 0))
-    if request.get("ignore_value") or request.get("ignore_lease"):
-        record = records.get(key)
-        if record is None and key in records:
-            raise EtcdError(INVALID_ARGUMENT, "etcdserver: key not found")
-        if record is not None:
-            value = record.value if request.get("ignore_value") else value
-            lease = record.lease if request.get("ignore_lease") else lease
-    if lease < 0:
-        raise no_lease()
-    return Put(key, value, lease, previous=bool(request.get("prev_kv")))
-
-
 # --- etcd's checks, before anything is looked up
 
 
@@ -221,8 +226,6 @@ def _check_branches(request: Message, keeps: dict[bytes, None]) -> None:
     for name in ("success", "failure"):
         for part in _parts(request, name):
             _check_part(part, keeps)
-    for name in ("success", "failure"):
-        _check_once(request, name)
 
 
 def _check_part(part: Message, keeps: dict[bytes, None]) -> None:

@@ -260,12 +260,24 @@ class AuthService:
         if kind not in (_READ, _WRITE, _BOTH):
             raise EtcdError(INVALID_ARGUMENT, f"etcdserver: there is no permission type {kind}")
         start, end = _range(perm)
+        if end is not None and end <= start:
+            await self._require_admin(caller)
+            raise EtcdError(INVALID_ARGUMENT, "etcdserver: invalid auth management")
+        if role == ROOT:
+            await self._require_admin(caller)
+            await self._context.node.read_index(caller.timeout_s)
+            self._role(role)
         return await self._changed(KeyAccessChange(role, start, end, kind + 1), caller)
 
     async def revoke_permission(self, request: Message, caller: EtcdCaller) -> Message:
         """Withdraw access to exactly a range as it was granted."""
         role = _role_name(request, "role")
         start, end = _range(request)
+        if role == ROOT or (end is not None and end <= start):  # which no role was granted
+            await self._require_admin(caller)
+            await self._context.node.read_index(caller.timeout_s)
+            self._role(role)
+            raise EtcdError(FAILED_PRECONDITION, "etcdserver: permission is not granted to the role")
         return await self._changed(KeyAccessChange(role, start, end, 0), caller)
 
     # --- what they have in common

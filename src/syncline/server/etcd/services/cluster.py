@@ -130,5 +130,5 @@ def _address_of(request: Message) -> str:
         parts = urlsplit("")
     rest = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc
     if parts.scheme not in ("http", "https") or not parts.hostname or port is None or rest:
-        raise EtcdError(INVALID_ARGUMENT, f"{urls[0][:200]!r} is no peer URL; expected http://HOST:PORT")
+        raise EtcdError(INVALID_ARGUMENT, "etcdserver: given member URLs are invalid")
     return check_address(parts.netloc)

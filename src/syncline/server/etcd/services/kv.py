@@ -7,11 +7,12 @@ from functools import partial
 from typing import Final, cast
 
 from syncline.errors import DeadlineExceeded, Outcome, Rejected
-from syncline.kv.commands import Compact, Delete, DeleteRange, Put, Txn, frees_space
+from syncline.kv.commands import Compact, Delete, DeleteRange, Put, Txn, TxnCompare, encode_command, frees_space
 from syncline.kv.records import DeleteAnswer, DeleteRangeAnswer, KeyRecord, PutAnswer, RangePage, TxnAnswer
 from syncline.kv.serving.reads import ReadPlan
 from syncline.server.etcd.context import ServiceContext
 from syncline.server.etcd.errors import (
+    INVALID_ARGUMENT,
     OUT_OF_RANGE,
     RESOURCE_EXHAUSTED,
     UNAVAILABLE,
@@ -20,6 +21,7 @@ from syncline.server.etcd.errors import (
 )
 from syncline.server.etcd.face import EtcdCaller, EtcdFace, Finished
 from syncline.server.etcd.fair_turns import FairTurns
+from syncline.server.etcd.kept_puts import pins_of
 from syncline.server.etcd.messages import Message
 from syncline.server.etcd.ranges import RangePlan, bounds_of, key_value, no_key, no_lease
 from syncline.server.etcd.transactions import TxnPlan, lookups_of
@@ -184,7 +186,7 @@ class KvService:
     async def _put_kept(self, plan: TxnPlan, caller: EtcdCaller, finished: Finished) -> None:
         """A put that keeps the value or the lease."""
         try:
-            result = await self._with_kept(plan, caller)
+            result = await self._with_kept(plan, caller, alone=True)
         except Exception as error:  # noqa: BLE001 - becomes the answer, and a fault is logged there
             finished(None, etcd_error(error))
             return
@@ -242,8 +244,10 @@ class KvService:
             return
         self._carried_out(plan, finished, result, None)
 
-    async def _with_kept(self, plan: TxnPlan, caller: EtcdCaller) -> TxnAnswer:
+    async def _with_kept(self, plan: TxnPlan, caller: EtcdCaller, *, alone: bool = False) -> TxnAnswer:
         """Read what the puts keep, and carry out the transaction if nothing of that has changed; else again.
+
+        `alone`: it is a put of its own, whose lease etcd looks for before the key.
 
         Raises what `ServiceContext.propose` raises, and `EtcdError`.
         """
@@ -256,14 +260,30 @@ class KvService:
                 if (refusal := user.read_refusal(key, key + b"\0")) is not None:
                     raise refusal
             records = {key: store.get(key) for key in plan.keeps}
-            command = Txn(lookups_of(records), (plan.command(records),))
+            inner = plan.command(records)
+            pins = self._pins(plan, inner, caller, alone=alone) if plan.failing else ()
+            command = Txn((*lookups_of(records), *pins), (inner,))
             result = await self._context.proposed(command, caller)
             assert type(result) is TxnAnswer, result
             if result.succeeded:
-                inner = result.results[0]
-                assert type(inner) is TxnAnswer, inner
-                return inner
+                answer = result.results[0]
+                assert type(answer) is TxnAnswer, answer
+                return answer
         raise DeadlineExceeded("the keys changed at each attempt", outcome=Outcome.NOT_APPLIED)
+
+    def _pins(self, plan: TxnPlan, txn: Txn, caller: EtcdCaller, *, alone: bool) -> tuple[TxnCompare, ...]:
+        """What must stay, so that no put that fails is in a branch that is taken. Raises `EtcdError` if one is now."""
+        store = self._context.node.store
+        if caller.principal is not None:
+            caller.principal.authorised(encode_command(txn))  # before an error tells anything of the keys
+
+        def taken(put: Put) -> None:
+            if any(put is one for one in plan.failing):
+                if alone and put.lease and store.leases.get(put.lease) is None:
+                    raise no_lease()
+                raise EtcdError(INVALID_ARGUMENT, "etcdserver: key not found")
+
+        return pins_of(store, txn, taken)
 
     def compact(self, request: Message, caller: EtcdCaller, finished: Finished) -> None:
         """Give up the revisions before one."""

@@ -152,6 +152,7 @@ class _WatchStream:
         self._owner: Hashable = caller.owner if caller.owner is not None else self
         self._user = context.gate.present(caller.principal)
         self._watches: dict[int, _StreamWatch] = {}
+        self._next_id = 0
         self._requests: deque[Message] = deque()
         self._room = asyncio.Event()
         self._work = asyncio.Event()
@@ -217,18 +218,16 @@ class _WatchStream:
         start = key or b"\0"
         end = None if range_end == b"\0" else range_end or start + b"\0"
         watch_id = cast("int", create.get("watch_id", 0))
-        if end is not None and end <= start:
-            await self._refuse(_NO_WATCH, "mvcc: watcher range is empty")
-            return
-        if watch_id < 0 or (watch_id and watch_id in self._watches):
-            await self._refuse(_NO_WATCH, f"etcdserver: the watch id {watch_id} is in use, or negative")
-            return
-        if not watch_id:
-            while watch_id in self._watches:
-                watch_id += 1
         if (refusal := await self._refusal(start, end)) is not None:
             await self._refuse(_NO_WATCH, f"rpc error: code = PermissionDenied desc = {etcd_error(refusal).text}")
             return
+        if end is not None and end <= start:
+            await self._refuse(_NO_WATCH, "mvcc: watcher range is empty")
+            return
+        if watch_id and watch_id in self._watches:
+            await self._refuse(_NO_WATCH, "mvcc: duplicate watch ID provided on the WatchStream")
+            return
+        watch_id = watch_id or self._free_id()
         header = self._context.header()
         try:
             watch = self._open(create, start, end, max(0, cast("int", create.get("start_revision", 0))))
@@ -242,6 +241,14 @@ class _WatchStream:
         self._watches[watch_id] = _StreamWatch(watch_id, create, start, end, watch)
         watch.start(partial(self._wake, watch_id))
         await self._send({"header": header, "watch_id": watch_id, "created": True})
+
+    def _free_id(self) -> int:
+        """An id that no watch of the stream has had, unless its client chose it: events of a watch that has ended may
+        be on their way."""
+        while self._next_id in self._watches:
+            self._next_id += 1
+        self._next_id += 1
+        return self._next_id - 1
 
     def _open(self, create: Message, start: bytes, end: bytes | None, revision: int) -> KeyWatch[_Events]:
         filters = cast("list[int]", create.get("filters", []))
