@@ -296,7 +296,7 @@ def _without(part: object, drawn: list[int]) -> object:
         kept = {name: _without(inner, drawn) for name, inner in part.items() if name not in _TAKEN}
         for name in ("ID", "lease"):
             if (number := kept.get(name)) in drawn:
-                kept[name] = f"drawn {drawn.index(cast('int', number))}"
+                kept[name] = f"drawn {drawn.index(number)}"
         return {name: inner for name, inner in kept.items() if inner or isinstance(inner, dict)}
     if isinstance(part, list):
         return [_without(inner, drawn) for inner in part]
