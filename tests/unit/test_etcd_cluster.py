@@ -234,3 +234,11 @@ async def test_etcd_face_without_a_service_is_unimplemented() -> None:
     with pytest.raises(EtcdError, match="unknown method Range") as caught:
         await face.call(METHODS["/etcdserverpb.KV/Range"], {}, EtcdCaller())
     assert caught.value.code == 12
+
+
+async def test_etcd_member_update_looks_for_the_member_first() -> None:
+    wire = EtcdWire()
+    assert (await wire.refused("cluster/member/update", {"ID": "7", "peerURLs": ["x"]}))[1:] == (5, "member not found")
+    for urls in ([], ["x"]):
+        _, *told = await wire.refused("cluster/member/add", {"peerURLs": urls})
+        assert told == [3, "given member URLs are invalid"]

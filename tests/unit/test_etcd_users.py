@@ -372,3 +372,8 @@ async def test_etcd_permissions_of_root_need_the_role() -> None:
             del body["perm"]
         _, *told = await wire.refused(f"auth/role/{route}", body)
         assert told == [9, "role name not found"]
+
+
+async def test_etcd_grant_to_a_missing_user_tells_of_the_user() -> None:
+    _, *told = await EtcdWire().refused("auth/user/grant", {"user": "none", "role": ""})
+    assert told == [9, "user name not found"]

@@ -292,3 +292,11 @@ async def test_etcd_watch_requests_are_read_as_they_are_carried_out() -> None:
     assert len(read) == 50
     task.cancel()
     await asyncio.wait([task])
+
+
+async def test_etcd_watch_from_a_negative_revision_starts_at_the_first() -> None:
+    wire = await begun()
+    await wire.open("watch", create(start_revision=-5))
+    created, event = await wire.results()
+    assert created == CREATED
+    assert event["events"][0]["kv"]["mod_revision"] == "1"

@@ -82,6 +82,8 @@ class Side:
             self._tokens[cast("str", call.message.get("name", ""))] = cast("str", answer["token"])
         if call.method in ("Auth/AuthEnable", "Auth/AuthDisable"):
             self.needs_users = call.method == "Auth/AuthEnable"
+            if not self.needs_users:
+                self._tokens.clear()  # those of etcd end, and those of ours do not
         if call.method == "Lease/LeaseGrant" and not call.message.get("ID"):
             self._drawn.append(cast("int", answer["ID"]))
         return normal(call.method, answer, self._drawn)

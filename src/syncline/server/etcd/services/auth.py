@@ -199,10 +199,11 @@ class AuthService:
 
     async def grant_role(self, request: Message, caller: EtcdCaller) -> Message:
         """Give a user a role. As in etcd, the role `root` need not be added before."""
-        user, role = _text(request, "user"), _role_name(request, "role")
+        user = _text(request, "user")
         await self._require_admin(caller)
         await self._context.node.read_index(caller.timeout_s)
         self._user(user)
+        role = _role_name(request, "role")
         if role == ROOT and ROOT not in self._context.node.store.auth.roles:
             try:
                 await self._changed(RoleAdd(ROOT), caller)

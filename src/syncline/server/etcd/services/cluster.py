@@ -69,8 +69,8 @@ class ClusterService:
     async def update(self, request: Message, caller: EtcdCaller) -> Message:
         """Change the address at which its peers dial a member."""
         await self._context.require(caller, ClusterOperation.MEMBERS)
-        address = _address_of(request)
-        await self._context.node.update_member(self._known(request), address, caller.timeout_s)
+        node_id = self._known(request)
+        await self._context.node.update_member(node_id, _address_of(request), caller.timeout_s)
         return self._answer()
 
     async def promote(self, request: Message, caller: EtcdCaller) -> Message:
@@ -120,10 +120,10 @@ def _is_in_sync(member: MemberInfo) -> bool:
 
 def _address_of(request: Message) -> str:
     urls = cast("list[str]", request.get("peerURLs", []))
-    if len(urls) != 1:
+    if len(urls) > 1:
         raise EtcdError(INVALID_ARGUMENT, f"a member has one peer URL here, and the request gives {len(urls)}")
     try:
-        parts = urlsplit(urls[0])
+        parts = urlsplit(urls[0] if urls else "")
         port = parts.port
     except ValueError:
         port = None

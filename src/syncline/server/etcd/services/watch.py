@@ -230,7 +230,8 @@ class _WatchStream:
         watch_id = watch_id or self._free_id()
         header = self._context.header()
         try:
-            watch = self._open(create, start, end, max(0, cast("int", create.get("start_revision", 0))))
+            revision = cast("int", create.get("start_revision", 0))
+            watch = self._open(create, start, end, revision if revision >= 0 else 1)  # as etcd: from the beginning
         except RevisionCompacted as compacted:
             await self._send({"header": header, "watch_id": watch_id, "created": True})
             await self._send_compacted(watch_id, compacted)
