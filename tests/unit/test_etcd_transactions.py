@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.etcd_wire import Document, EtcdWire, b64
+from tests.helpers.etcd_wire import MAX_REQUEST_BYTES, Document, EtcdWire, b64
 
 
 def put(key: str, value: str, **more: Any) -> Document:
@@ -211,3 +211,5 @@ async def test_etcd_put_that_keeps_looks_for_its_lease_first() -> None:
     wire = await with_a()
     body = {"key": b64("none"), "ignore_value": True, "lease": 7}
     assert (await wire.refused("kv/put", body))[::2] == (404, "requested lease not found")
+    large = {"key": b64("none"), "ignore_lease": True, "value": b64("v" * MAX_REQUEST_BYTES)}
+    assert (await wire.refused("kv/put", large))[::2] == (400, "request is too large")

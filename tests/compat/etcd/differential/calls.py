@@ -11,6 +11,8 @@ from syncline.server.etcd.messages import Message
 
 __all__ = ["KEEP_ALIVE", "WATCH", "Call", "DrawnLease", "Revision", "resolved"]
 
+MOST_SHOWN: Final = 100
+
 WATCH: Final = "Watch/Watch"
 KEEP_ALIVE: Final = "Lease/LeaseKeepAlive"
 
@@ -38,7 +40,18 @@ class Call(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         by = f" as {self.user}" if self.user else ""
-        return f"{self.method}{by} {self.message}"
+        return f"{self.method}{by} {_shown(self.message)}"
+
+
+def _shown(part: object) -> object:
+    """A message with its long values shortened."""
+    if isinstance(part, dict):
+        return {name: _shown(inner) for name, inner in part.items()}
+    if isinstance(part, list):
+        return [_shown(inner) for inner in part]
+    if isinstance(part, bytes) and len(part) > MOST_SHOWN:
+        return f"{len(part)} bytes from {part[:1]!r}"
+    return part
 
 
 def resolved(part: object, number: Callable[[int], int]) -> object:

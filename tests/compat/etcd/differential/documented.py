@@ -15,6 +15,7 @@ DUPLICATE: Final = ("INVALID_ARGUMENT", "etcdserver: duplicate key given in txn 
 NO_USER: Final = ("INVALID_ARGUMENT", "etcdserver: user name is empty")
 BAD_TOKEN: Final = ("UNAUTHENTICATED", "etcdserver: invalid auth token")
 DENIED: Final = ("PERMISSION_DENIED", "etcdserver: permission denied")
+EMPTY_RANGE: Final = "mvcc: watcher range is empty"
 LOCKED_OUT: Final = (
     "UNAVAILABLE",
     "etcdserver: too many wrong passwords of this user came from this address: try again later",
@@ -49,13 +50,20 @@ def is_documented(call: Call, theirs: Answer, ours: Answer) -> bool:
     return ours == DUPLICATE and _deletes_onward(call.message)
 
 
-def is_documented_of_watches(ours: Mapping[str, object]) -> bool:
+def is_documented_of_watches(theirs: Mapping[str, object], ours: Mapping[str, object]) -> bool:
     """Whether a node of ours ended the stream or a watch for want of a user who may read it.
 
-    etcd refuses each watch of such a stream, and leaves watches that were there before.
+    etcd refuses each watch of such a stream, and leaves watches that were there before. A watch of an empty range needs
+    no permission here: the range is what it is refused for.
     """
-    ended = [part.get("cancel_reason") for watch in ours.values() if isinstance(watch, list) for part in watch]
+    ended, denied = _reasons(ours), f"rpc error: code = PermissionDenied desc = {DENIED[1]}"
+    if EMPTY_RANGE in ended and denied in _reasons(theirs):
+        return True
     return ours["error"] in (NO_USER, BAD_TOKEN) or any(reason in ended for _, reason in (NO_USER, BAD_TOKEN, DENIED))
+
+
+def _reasons(seen: Mapping[str, object]) -> list[object]:
+    return [part.get("cancel_reason") for watch in seen.values() if isinstance(watch, list) for part in watch]
 
 
 def _is_of_root(call: Call, ours: Answer) -> bool:

@@ -59,7 +59,7 @@ def _watches_agree(theirs: Side, ours: Side) -> bool:
     marked = theirs.mark(), ours.mark()
 
     def decided() -> bool:
-        return same() or is_documented_of_watches(second.seen())
+        return same() or is_documented_of_watches(first.seen(), second.seen())
 
     def same() -> bool:
         seen = not marked[0] or first.marks() > before[0], not marked[1] or second.marks() > before[1]
@@ -72,7 +72,7 @@ def _watches_agree(theirs: Side, ours: Side) -> bool:
 def _of_watches(theirs: Side, ours: Side, calls: Sequence[Call]) -> Difference | None:
     assert theirs.watches is not None and ours.watches is not None
     first, second = theirs.watches.seen(), ours.watches.seen()
-    if is_documented_of_watches(second):
+    if is_documented_of_watches(first, second):
         return None
     return Difference(tuple(calls), *_part(first, second))
 

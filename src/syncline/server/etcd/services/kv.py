@@ -274,8 +274,11 @@ class KvService:
     def _pins(self, plan: TxnPlan, txn: Txn, caller: EtcdCaller, *, alone: bool) -> tuple[TxnCompare, ...]:
         """What must stay, so that no put that fails is in a branch that is taken. Raises `EtcdError` if one is now."""
         store = self._context.node.store
+        command = encode_command(txn)
+        if len(command) > self._context.max_request_bytes:
+            raise EtcdError(INVALID_ARGUMENT, "etcdserver: request is too large")
         if caller.principal is not None:
-            caller.principal.authorised(encode_command(txn))  # before an error tells anything of the keys
+            caller.principal.authorised(command)  # before an error tells anything of the keys
 
         def taken(put: Put) -> None:
             if any(put is one for one in plan.failing):
