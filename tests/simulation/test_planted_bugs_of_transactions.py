@@ -23,7 +23,7 @@ def test_range_compare_that_looks_at_the_first_key_alone(monkeypatch: pytest.Mon
 
     def first(self: txn._Plan, compare: TxnCompare) -> bool:
         records = txn._records(self._store, compare.key, None if compare.end is True else compare.end or None)
-        return holds(self, compare) if compare.end is None else txn._holds(next(records, None), compare)
+        return holds(self, compare) if compare.end is None else txn.holds(next(records, None), compare)
 
     monkeypatch.setattr(txn._Plan, "_holds", first)
     found(monkeypatch, DECIDED, "transactions")

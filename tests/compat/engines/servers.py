@@ -81,7 +81,7 @@ class EtcdServers:
             )
 
     def ready(self) -> None:
-        from tests.compat.etcd.conftest import healthy
+        from tests.compat.etcd.real_etcd import healthy
 
         for port in self.clients:
             until("etcd serves", lambda port=port: healthy(f"http://127.0.0.1:{port}"))  # type: ignore[misc]

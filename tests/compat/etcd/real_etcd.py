@@ -14,7 +14,7 @@ from urllib.error import URLError
 from tests.compat.waiting import until
 from tests.helpers.ports import free_block
 
-__all__ = ["real_etcd"]
+__all__ = ["healthy", "real_etcd"]
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def is_documented(call: Call, theirs: Answer, ours: Answer) -> bool:
         return True
     if call.method.startswith("Auth/Role") and _is_of_root(call, ours):
         return True  # the role root is there with its first grant, and can't be changed
-    if theirs == DENIED and not isinstance(ours, tuple):
+    if theirs == DENIED and ours != DENIED and "key" in call.message:
         return _is_empty(call.message)  # an empty range needs no permission
     if ours in (NO_USER, BAD_TOKEN):
         # Credentials are looked at before the fields of the request; and leases need some, as other calls do.
