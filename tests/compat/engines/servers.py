@@ -257,6 +257,8 @@ class PgBouncer:
         ]
         (self._directory / "ini").write_text("\n".join(lines) + "\n")
         (self._directory / "users").write_text('"postgres" ""\n')
+        for path in (self._directory, *self._directory.iterdir()):  # Patroni, once imported, has set the umask to 077
+            path.chmod(0o755)
 
     @property
     def address(self) -> str:
