@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import datetime as dt
 import gc
+import json
+import linecache
 import os
+import platform
+import pprint
 import random
 import socket
 import sys
+import threading
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,6 +61,14 @@ def environment() -> object:
         (os.cpu_count, "the machine"),
         (os.getppid, "the process"),
         (lambda: id(object()), "an address in memory"),
+        (lambda: random.Random().random(), "a random number"),
+        (random.seed, "a random number"),
+        (platform.node, "the machine"),
+        (platform.python_version, "the machine"),
+        (lambda: dt.datetime(2026, 1, 1).timestamp(), "the time zone"),  # noqa: DTZ001 - that is the fault
+        (lambda: dt.datetime(2026, 1, 1).astimezone(), "the time zone"),
+        (lambda: dt.date.fromtimestamp(7), "the time zone"),  # noqa: DTZ012
+        (lambda: time.mktime((2026, 1, 1, 0, 0, 0, 0, 0, 0)), "the time zone"),
     ],
 )
 def test_guard_reports_what_is_read(call: Callable[[], object], what: str) -> None:
@@ -74,7 +90,47 @@ def test_guard_passes_what_is_deterministic() -> None:
         assert random.Random(7).random() == random.Random(7).random()
         assert dt.datetime.fromtimestamp(7, dt.UTC) + dt.timedelta(seconds=1) > dt.datetime.fromtimestamp(7, dt.UTC)
         assert sorted({"b", "a"}) == ["a", "b"]
+        assert dt.datetime(2026, 1, 1, tzinfo=dt.UTC).timestamp() == 1_767_225_600
+        assert dt.datetime(2026, 1, 1, tzinfo=dt.UTC).astimezone(dt.timezone(dt.timedelta(hours=1))).hour == 1
     assert sys.getprofile() is before
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+
+
+def test_guard_passes_addresses_that_the_standard_library_looks_up() -> None:
+    """A copy, a representation and the search for a circle take `id` to know an object again, not for a result."""
+    with guard_determinism():
+        assert copy.deepcopy([[1], [2]]) == [[1], [2]]
+        assert repr(Point(1)) == "Point(x=1)"
+        assert json.dumps({"a": [1]}, indent=1)
+        assert pprint.pformat({"a": [1] * 40})
+
+
+def test_guard_passes_an_import_and_the_lines_of_a_traceback() -> None:
+    """They read the program itself. What an imported module runs at its top was not the command's choice either."""
+    sys.modules.pop("colorsys", None)
+    linecache.clearcache()
+    with guard_determinism():
+        import colorsys
+
+        try:
+            int("x")
+        except ValueError:
+            assert "int" in traceback.format_exc()
+    assert colorsys.rgb_to_yiq(0, 0, 0) == (0, 0, 0)
+
+
+def test_guard_reports_a_thread_that_is_started() -> None:
+    def work() -> None:
+        thread = threading.Thread(target=list)
+        thread.start()
+        thread.join()
+
+    with pytest.raises(NotDeterministic, match=r"\(work\) starts a thread"), guard_determinism():
+        work()
 
 
 def test_guard_lets_errors_of_the_code_pass() -> None:

@@ -7,26 +7,30 @@ A command takes the time and random numbers from its entry (`Entry.time_s`, `Ent
 `self.entry`). `pytest --syncline-guard` guards all that the nodes of a test run apply (docs/pytest.md).
 
 The interpreter's profiler sees the calls of this thread. So nothing is replaced, and the code does what it does in
-production. Some things it can't see: the order of a set, hashes of texts, and `random.Random()` without a seed. The
-other processes of `check_fsm` find these, with their line (`line_trace`).
+production. It can't see the order of a set, hashes of texts, and arguments: `datetime.fromtimestamp(7)` reads the time
+zone, and with a zone it does not. The other processes of `check_fsm` find these, with their line (`line_trace`).
 """
 
 from __future__ import annotations
 
 import gc
+import linecache
 import logging
 import os
+import platform
 import random
 import sys
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
+from datetime import datetime
+from types import CodeType, FrameType, FunctionType
 from typing import Final
 
 __all__ = ["MOST", "NotDeterministic", "guard_determinism", "is_guarded", "is_users_code", "without_collections"]
 
 _CLOCK, _CHANCE, _FILES = "the time", "a random number", "files or the network"
+_ZONE, _MACHINE, _ADDRESS, _THREAD = "the time zone", "the machine", "an address in memory", "a thread"
 
 _POSIX_FILES: Final = (
     *("open", "stat", "lstat", "listdir", "scandir", "access", "statvfs", "getcwd", "read", "pread", "write", "pwrite"),
@@ -60,8 +64,10 @@ _CALLS: Final[dict[str, str]] = {
         ],
         _FILES,
     ),
-    **dict.fromkeys(["_socket.gethostname", "posix.uname", "posix.cpu_count", "posix.getloadavg"], "the machine"),
-    "builtins.id": "an address in memory",
+    **dict.fromkeys(["_socket.gethostname", "posix.uname", "posix.cpu_count", "posix.getloadavg"], _MACHINE),
+    **dict.fromkeys(["time.mktime", "date.fromtimestamp"], _ZONE),
+    **dict.fromkeys(["_thread.start_new_thread", "_thread.start_joinable_thread"], _THREAD),
+    "builtins.id": _ADDRESS,
     **dict.fromkeys(["posix.getpid", "posix.getppid"], "the process"),
 }
 """Functions written in C, by module or class, and what they read."""
@@ -69,6 +75,8 @@ _CALLS: Final[dict[str, str]] = {
 _INSTEAD: Final[dict[str, str]] = {
     _CLOCK: "entry.time_s has a time that is the same on all nodes (self.entry.time_s in a Machine)",
     _CHANCE: "entry.random has numbers that are the same on all nodes (self.entry.random in a Machine)",
+    _ZONE: "it is a setting of the machine; give the datetime a zone, such as datetime.UTC",
+    _THREAD: "it goes on while later commands are applied; do the work in the command itself",
 }
 """What a command uses in place of what it must not read. The rest is an argument of the command."""
 
@@ -80,7 +88,20 @@ _LOGGING: Final = os.path.dirname(logging.__file__)
 _GLOBAL_RANDOM: Final = random._inst  # the source of the functions of `random`
 _STANDARD: Final = sysconfig.get_paths()["stdlib"]
 _OURS: Final = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
-_ENVIRONMENT: Final = frozenset({type(os.environ).__getitem__.__code__, type(os.environ).__iter__.__code__})
+_SEED: Final = random.Random.seed.__code__
+_PYTHON_CALLS: Final[dict[CodeType, str]] = {
+    type(os.environ).__getitem__.__code__: "the environment",
+    type(os.environ).__iter__.__code__: "the environment",
+    **{
+        function.__code__: _MACHINE
+        for function in map(vars(platform).get, vars(platform))
+        if isinstance(function, FunctionType) and not function.__name__.startswith("_")
+    },
+}
+"""Functions written in Python. Those of `platform` remember what they have read."""
+
+_PROGRAM: Final = ("<frozen importlib", linecache.__file__)
+"""Files that read the program itself: an import, or the lines of a traceback."""
 MOST: Final = 20
 """Findings that are reported."""
 
@@ -114,15 +135,16 @@ def guard_determinism(*, files: bool = True) -> Iterator[None]:
         what = ""
         if event == "c_call":
             what = _read_by(called)
-        elif event == "call" and frame.f_code in _ENVIRONMENT:
-            what = "the environment"
-        if what == _FILES and not files:
-            return
+        elif event == "call":
+            what = _read_in(frame)
+        if (what == _FILES and not files) or (what == _ADDRESS and not is_users_code(frame.f_code.co_filename)):
+            return  # `copy` and `repr` of the standard library look addresses up to know an object again
         if what and len(findings) < MOST:
             place = _user_frame(frame, outermost)
             if place is not None:
-                found = f"{place.f_code.co_filename}:{place.f_lineno} ({place.f_code.co_name}) reads {what}"
-                findings[f"{found}: {_INSTEAD.get(what, _ARGUMENT)}"] = None
+                found = f"{place.f_code.co_filename}:{place.f_lineno} ({place.f_code.co_name})"
+                verb = "starts" if what == _THREAD else "reads"
+                findings[f"{found} {verb} {what}: {_INSTEAD.get(what, _ARGUMENT)}"] = None
 
     with without_collections():
         before = sys.getprofile()
@@ -159,11 +181,20 @@ def is_guarded() -> bool:
 def is_users_code(file: str) -> bool:
     """Whether code of this file is neither the standard library's nor Syncline's."""
     own = file.startswith((_STANDARD, _OURS)) and "site-packages" not in file
-    return not own and not file.startswith("<frozen")
+    return not own and not file.startswith(("<frozen", "<attrs generated"))
+
+
+def _read_in(frame: FrameType) -> str:
+    """What a function written in Python reads, at its start."""
+    if frame.f_code is _SEED:
+        return _CHANCE if frame.f_locals.get("a") is None else ""
+    return _PYTHON_CALLS.get(frame.f_code, "")
 
 
 def _read_by(called: object) -> str:
     owner = getattr(called, "__self__", None)
+    if isinstance(owner, datetime) and owner.tzinfo is None:
+        return _ZONE if getattr(called, "__name__", "") in ("timestamp", "astimezone") else ""
     if owner is _GLOBAL_RANDOM or isinstance(owner, random.SystemRandom):
         return _CHANCE
     home = getattr(called, "__module__", None) or getattr(
@@ -173,10 +204,12 @@ def _read_by(called: object) -> str:
 
 
 def _user_frame(frame: FrameType | None, outermost: FrameType) -> FrameType | None:
-    """The nearest caller outside the standard library and Syncline, up to `outermost`; None in a call of a logger."""
+    """The nearest caller outside the standard library and Syncline, up to `outermost`; None in a call of a logger, or
+    in a read of the program itself.
+    """
     while frame is not None:
         file = frame.f_code.co_filename
-        if file.startswith(_LOGGING):
+        if file.startswith((_LOGGING, *_PROGRAM)):
             return None
         if is_users_code(file):
             return frame
