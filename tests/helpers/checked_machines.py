@@ -5,13 +5,20 @@ They are no part of a test's module: each such process would import pytest, whic
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import BinaryIO
+
+import msgspec
 
 from syncline import Entry, FSMSnapshot, SnapshotSink
 
 __all__ = [
+    "AnswersRecords",
+    "Prints",
+    "ReadsTheZone",
     "Branch",
     "DigestOfAnotherProcess",
     "Digesting",
@@ -53,6 +60,41 @@ class Items:
 
     def restore(self, source: BinaryIO) -> None:
         self.items = json.load(source)
+
+
+class Prints(Items):
+    """Right, and it shows what it does."""
+
+    def apply(self, entry: Entry) -> object:
+        print("applied", entry.data)
+        return super().apply(entry)
+
+
+class Tags(msgspec.Struct):
+    names: set[str]
+
+
+@dataclass
+class Tagged:
+    tags: Tags
+    pairs: list[frozenset[str]]
+
+
+class AnswersRecords(Items):
+    """Right: sets in a record have no order."""
+
+    def apply(self, entry: Entry) -> object:
+        super().apply(entry)
+        names = {f"{entry.data.decode()} {letter}" for letter in "abcdef"}
+        return Tagged(Tags(names), [frozenset(names)])
+
+
+class ReadsTheZone(Items):
+    """The day of a time depends on the time zone of the machine."""
+
+    def apply(self, entry: Entry) -> object:
+        super().apply(entry)
+        return str(dt.datetime.fromtimestamp(int(entry.data) * 3600))  # noqa: DTZ006 - that is the fault
 
 
 class Digesting(Items):

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import datetime as dt
 import gc
+import io
 import json
 import linecache
 import os
@@ -90,6 +91,7 @@ def test_guard_passes_what_is_deterministic() -> None:
         assert random.Random(7).random() == random.Random(7).random()
         assert dt.datetime.fromtimestamp(7, dt.UTC) + dt.timedelta(seconds=1) > dt.datetime.fromtimestamp(7, dt.UTC)
         assert sorted({"b", "a"}) == ["a", "b"]
+        assert io.TextIOWrapper(io.BytesIO(b"in memory")).read() == "in memory"
         assert dt.datetime(2026, 1, 1, tzinfo=dt.UTC).timestamp() == 1_767_225_600
         assert dt.datetime(2026, 1, 1, tzinfo=dt.UTC).astimezone(dt.timezone(dt.timedelta(hours=1))).hour == 1
     assert sys.getprofile() is before

@@ -12,25 +12,29 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from syncline.errors import Rejected, UsageError
-from syncline.node.fsm import FSM, BatchingFSM
+from syncline.node.fsm import FSM, BatchingFSM, DurableFSM
+from syncline.node.machine import check_view, persist
 from syncline.testing.fsm.guard import NotDeterministic, guard_determinism
 from syncline.testing.fsm.hash_seeds import PROCESS_TIMEOUT_S, run_task, where_they_part
 from syncline.testing.fsm.process import Task, decode
+from syncline.testing.fsm.reads import Look, NamedRead, differing, reads_of
 from syncline.testing.fsm.run import (
     SHOWN_BYTES,
     WRONG_DIGEST,
     MakeFSM,
     Record,
+    answered,
     apply,
     bytes_differ,
     check_command,
     check_commands,
     check_maker,
     entry_of,
+    made,
     own_digest,
     persisted,
     plain,
@@ -45,10 +49,16 @@ __all__ = ["HASH_SEEDS", "FSMProblem", "check_fsm"]
 HASH_SEEDS: Final = (1, 2)
 """`PYTHONHASHSEED` of the other processes: each orders sets of strings differently."""
 
-SORT: Final = "sets of texts and hash() differ from process to process: sort a set before its order matters"
+SORT: Final = (
+    "sets of texts and hash() differ from process to process: sort a set before its order matters\n"
+    "  the time zone differs too: give each datetime a zone, such as datetime.UTC"
+)
 
 BESIDE: Final = 10
 """Commands that are applied while a view waits to be written, and after a restore."""
+
+VIEWS: Final = 50
+"""Indices at which views are checked, at least: each takes two restores and twice `BESIDE` commands."""
 
 
 class FSMProblem(AssertionError):
@@ -61,20 +71,37 @@ class FSMProblem(AssertionError):
         self.index = index
         self.command: bytes = commands[index - 1] if index else b""
         self.difference = difference
-        at = f"command {index} of {len(commands)}, {self.command[:SHOWN_BYTES]!r}" if index else "the empty state"
+        given = commands.given if isinstance(commands, _Repeated) else len(commands)
+        number, again = (index, "") if index <= given else (index - given, ", the second time that it is applied")
+        at = f"command {number} of {given}, {self.command[:SHOWN_BYTES]!r}{again}" if index else "the empty state"
         super().__init__(f"{clause}\n  first seen at {at}\n{difference}")
 
 
+class _Repeated(list[bytes]):
+    """The commands of a test, and some of them again, to go on behind a snapshot of the last state."""
+
+    given: int
+    """How many are the test's own."""
+
+
 def check_fsm(
-    machine: MakeFSM, commands: Iterable[bytes], *, hash_seeds: Sequence[int] = HASH_SEEDS, processes: bool = True
+    machine: MakeFSM,
+    commands: Iterable[bytes],
+    *,
+    reads: Iterable[Look] = (),
+    hash_seeds: Sequence[int] = HASH_SEEDS,
+    processes: bool = True,
 ) -> None:
     """Check a state machine with these commands, in this order.
 
     - The same commands give the same answers and the same state: in a second machine of this process, and in other
       processes with other hash seeds. The line at which two of these part is reported.
     - A refused command (`Rejected`) leaves the state as it was.
+    - An answer stays as it is while later commands are applied: it shares nothing with the state.
     - A snapshot at every index restores the state, in a new machine and in one that holds another state; and later
-      commands give the same answers.
+      commands give the same answers. Behind the last index the commands are applied again, up to one that raises.
+    - A read changes nothing, and has the same result after a restore. `reads` are functions of the machine. Queries of
+      a `Machine` that need no argument are checked without being given.
     - A view shows the state at which it was taken, though commands are applied before and while it is written.
     - `apply_batch`, if there is one, does the same as `apply`.
     - No command reads the clock, random numbers, files or the environment (`guard_determinism`).
@@ -85,23 +112,28 @@ def check_fsm(
     (`processes=False` does without them). States are compared by the bytes of their snapshots, so a snapshot must be
     written in a fixed order: sort collections without an order.
 
-        check_fsm(Bank, [b"open alice", b"deposit alice 10"])
+        check_fsm(Bank, [b"open alice", b"deposit alice 10"], reads=[lambda bank: bank.balance("alice")])
 
     Raises:
         FSMProblem: for the first broken clause.
-        TypeError: `machine` can't be called, or a command is no bytes.
+        TypeError: `machine` can't be called or makes no state machine, a command is no bytes, or a read no function.
+        StorageError: `snapshot` returns no view.
+        Exception: what `apply` raises, with a note of the command.
         UsageError: another process can't import `machine`.
     """
     check_maker(machine)
     check_commands(commands)
     commands = [check_command(command) for command in commands]
-    expected = record(machine(), commands)
+    looks = reads_of(made(machine), reads)
+    expected = record(made(machine), commands)
     _check_determinism(machine, commands, expected)
     if processes:
         _check_processes(machine, commands, expected, hash_seeds)
     _check_refusals(machine, commands)
-    _check_snapshots(machine, commands, expected)
-    _check_views(machine, commands)
+    repeated, results = _repeat(machine, commands, expected)
+    _check_answers(machine, repeated)
+    _check_snapshots(machine, repeated, results, looks)
+    _check_views(machine, repeated)
     _check_batches(machine, commands, expected)
     _check_digests(machine, commands, expected)
     _check_guarded(machine, commands)
@@ -121,7 +153,7 @@ def _check_guarded(machine: MakeFSM, commands: Sequence[bytes]) -> None:
     fsm = machine()
     for number, command in enumerate(commands, 1):
         try:
-            with guard_determinism(files=False):  # a durable machine keeps its state in files
+            with guard_determinism(files=not isinstance(fsm, DurableFSM)):
                 apply(fsm, number, command)
         except NotDeterministic as found:
             clause = "not deterministic: a command reads what differs from node to node"
@@ -172,34 +204,109 @@ def _check_refusals(machine: MakeFSM, commands: Sequence[bytes]) -> None:
     fsm = machine()
     for number, command in enumerate(commands, 1):
         before = snapshot_bytes(fsm)
-        try:
-            fsm.apply(entry_of(number, command))
-        except Rejected as refusal:
+        refusal = answered(fsm, number, command)
+        if isinstance(refusal, Rejected):
             after = snapshot_bytes(fsm)
             if before != after:
                 clause = f"a refused command changed the state ({plain(refusal)})"
                 raise FSMProblem(clause, number, commands, bytes_differ(before, after)) from refusal
 
 
-def _check_snapshots(machine: MakeFSM, commands: Sequence[bytes], expected: Sequence[Record]) -> None:
+def _check_answers(machine: MakeFSM, commands: Sequence[bytes]) -> None:
+    """Check that answers do not change later: a caller reads them while further commands are applied."""
+    fsm = machine()
+    kept: list[tuple[object, str]] = []
+    for number, command in enumerate(commands, 1):
+        answer = answered(fsm, number, command)
+        if isinstance(answer, Iterator):
+            clause = f"an answer is a {type(answer).__name__}, which reads the state when its caller takes its parts"
+            raise FSMProblem(clause, number, commands, "  return a list of them")
+        kept.append((answer, plain(answer)))
+        _check_kept(kept, max(0, number - BESIDE), number, commands)
+    _check_kept(kept, 0, len(commands), commands)
+
+
+def _check_kept(kept: Sequence[tuple[object, str]], first: int, number: int, commands: Sequence[bytes]) -> None:
+    """Compare the answers behind the first ones with what they were; `number` is the command applied last."""
+    for at, (answer, before) in enumerate(kept[first:], first + 1):
+        now = plain(answer)
+        if now != before:
+            clause = "an answer changes while later commands are applied: it shares objects with the state"
+            where = f"  the answer of command {at}, {commands[at - 1][:SHOWN_BYTES]!r}: return a copy"
+            raise FSMProblem(clause, number, commands, f"{where}\n  it was: {before}\n  it is:  {now}")
+
+
+def _repeat(
+    machine: MakeFSM, commands: Sequence[bytes], expected: Sequence[Record]
+) -> tuple[_Repeated, Sequence[Record]]:
+    """The commands and the first of them again, up to one that raises; and the results."""
+    repeated, results = _Repeated(commands), list(expected)
+    repeated.given = len(commands)
+    fsm = machine()
+    for number, command in enumerate(commands, 1):
+        apply(fsm, number, command)
+    for number, command in enumerate(commands[:BESIDE], len(commands) + 1):
+        try:
+            results.append(Record(apply(fsm, number, command), state_digest(fsm)))
+        except Exception:  # noqa: BLE001 - the test did not ask for this command twice
+            break
+        repeated.append(command)
+    return repeated, results
+
+
+def _check_snapshots(
+    machine: MakeFSM, commands: _Repeated, expected: Sequence[Record], reads: Sequence[NamedRead]
+) -> None:
     fsm, used = machine(), machine()
-    for number in range(len(commands) + 1):
+    for number in range(commands.given + 1):
         if number:
             apply(fsm, number, commands[number - 1])
         snapshot = snapshot_bytes(fsm)
+        seen = _looked(fsm, reads, snapshot, number, commands)
         for how, other in (("a new machine", machine()), ("a machine that held another state", used)):
-            came_back = snapshot_bytes(restored(other, snapshot))
+            try:
+                restored(other, snapshot)
+            except Exception as error:
+                clause = f"a snapshot can't be restored in {how}"
+                raise FSMProblem(clause, number, commands, f"  {error!r}\n  {snapshot[:SHOWN_BYTES]!r}") from error
+            came_back = snapshot_bytes(other)
             if came_back != snapshot:
                 clause = f"a snapshot does not bring the state back in {how}"
                 raise FSMProblem(clause, number, commands, bytes_differ(snapshot, came_back))
+            if difference := differing(reads, seen, _looked(other, reads, snapshot, number, commands)):
+                clause = f"after the restore of a snapshot in {how} a read has another result"
+                raise FSMProblem(clause, number, commands, difference)
             _go_on(other, number, commands, expected, how)
+
+
+def _looked(
+    fsm: FSM[object], reads: Sequence[NamedRead], before: bytes, number: int, commands: Sequence[bytes]
+) -> list[str]:
+    """The results of all reads, none of which may change the state; `before` is its snapshot."""
+    results: list[str] = []
+    for read in reads:
+        results.append(read.result(fsm))
+        after = snapshot_bytes(fsm)
+        if after != before:
+            raise FSMProblem(
+                f"a read changed the state ({read.name}): it is not replicated, so it changes one node alone",
+                number,
+                commands,
+                bytes_differ(before, after),
+            )
+    return results
 
 
 def _go_on(fsm: FSM[object], number: int, commands: Sequence[bytes], expected: Sequence[Record], how: str) -> None:
     """Apply the next commands to a restored machine."""
     last = min(len(commands), number + BESIDE)
     for later in range(number + 1, last + 1):
-        answer = apply(fsm, later, commands[later - 1])
+        try:
+            answer = apply(fsm, later, commands[later - 1])
+        except Exception as error:
+            clause = f"after the restore of a snapshot at {number} in {how} a command raises"
+            difference = f"  without restore: {expected[later - 1].answer}\n  with it:         {error!r}"
+            raise FSMProblem(clause, later, commands, difference) from error
         if answer != expected[later - 1].answer:
             clause = f"after the restore of a snapshot at {number} in {how} a command is answered differently"
             difference = f"  without restore: {expected[later - 1].answer}\n  with it:         {answer}"
@@ -209,10 +316,11 @@ def _go_on(fsm: FSM[object], number: int, commands: Sequence[bytes], expected: S
         raise FSMProblem(clause, last, commands, "  the answers are equal, the states (as snapshots) are not")
 
 
-def _check_views(machine: MakeFSM, commands: Sequence[bytes]) -> None:
+def _check_views(machine: MakeFSM, commands: _Repeated) -> None:
     fsm = machine()
-    for number in range(0, len(commands) + 1, BESIDE):
-        for done in range(max(1, number - BESIDE + 1), number + 1):
+    step = min(BESIDE, 1 + commands.given // VIEWS)
+    for number in range(0, commands.given + 1, step):
+        for done in range(max(1, number - step + 1), number + 1):
             apply(fsm, done, commands[done - 1])
         snapshot = snapshot_bytes(fsm)
         later = list(enumerate(commands[number : number + BESIDE], number + 1))
@@ -226,7 +334,7 @@ def _check_views(machine: MakeFSM, commands: Sequence[bytes]) -> None:
 def _written_after(
     fsm: FSM[object], later: Sequence[tuple[int, bytes]], number: int, commands: Sequence[bytes]
 ) -> bytes:
-    view = fsm.snapshot()
+    view = check_view(fsm, fsm.snapshot())
     for later_number, command in later:
         apply(fsm, later_number, command)
     try:
@@ -252,18 +360,18 @@ class _Gate:
 def _written_beside(
     fsm: FSM[object], later: Sequence[tuple[int, bytes]], number: int, commands: Sequence[bytes]
 ) -> bytes:
-    view, gate = fsm.snapshot(), _Gate()
+    view, gate = check_view(fsm, fsm.snapshot()), _Gate()
     errors: list[Exception] = []
 
-    def persist() -> None:
+    def write() -> None:
         try:
-            view.persist(gate)
+            persist(view, gate)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is reported below
             errors.append(error)
         finally:
             gate.reached.set()
 
-    thread = threading.Thread(target=persist)
+    thread = threading.Thread(target=write)
     thread.start()
     gate.reached.wait(PROCESS_TIMEOUT_S)
     try:

@@ -14,6 +14,7 @@ zone, and with a zone it does not. The other processes of `check_fsm` find these
 from __future__ import annotations
 
 import gc
+import io
 import linecache
 import logging
 import os
@@ -197,10 +198,24 @@ def _read_by(called: object) -> str:
         return _ZONE if getattr(called, "__name__", "") in ("timestamp", "astimezone") else ""
     if owner is _GLOBAL_RANDOM or isinstance(owner, random.SystemRandom):
         return _CHANCE
+    if isinstance(owner, io.TextIOWrapper | io.BufferedReader | io.BufferedRandom) and _in_memory(owner):
+        return ""
     home = getattr(called, "__module__", None) or getattr(
         owner if isinstance(owner, type) else type(owner), "__name__", ""
     )
     return _CALLS.get(f"{home}.{getattr(called, '__name__', '')}", "")
+
+
+def _in_memory(file: object) -> bool:
+    """Whether a stream reads bytes that the program has made itself."""
+    while not isinstance(file, io.BytesIO):
+        try:
+            file = getattr(file, "buffer", None) or getattr(file, "raw", None)
+        except ValueError:  # it was detached
+            return False
+        if file is None:
+            return False
+    return True
 
 
 def _user_frame(frame: FrameType | None, outermost: FrameType) -> FrameType | None:

@@ -1,4 +1,4 @@
-"""Run a state machine in processes with other hash seeds, and find the line at which two of them part."""
+"""Run a state machine in processes with other hash seeds and time zones, and find the line at which two part."""
 
 from __future__ import annotations
 
@@ -18,17 +18,25 @@ __all__ = ["PROCESS_TIMEOUT_S", "run_task", "where_they_part"]
 
 PROCESS_TIMEOUT_S: Final = 120.0
 
+ZONES: Final = ("CHECK+07:30", "CHECK-05:45")
+"""Time zones of the other processes, which no machine has: what reads the zone differs."""
+
 OTHER_SEEDS: Final = (0, 1, 2, 3, 4, 5)
 """Tried one after the other until a run parts from the first one: two seeds may order a small set in the same way."""
 
 
 def run_task(task: Task, hash_seed: int) -> subprocess.CompletedProcess[bytes]:
-    """Run the task in a process with this `PYTHONHASHSEED`."""
-    return subprocess.run(
-        [sys.executable, "-m", "syncline.testing.fsm.process"],
+    """Run the task in a process with this `PYTHONHASHSEED`, and with the time zone of that seed."""
+    return subprocess.run(  # noqa: S603 - this Python
+        [sys.executable, *["-O"] * sys.flags.optimize, "-m", "syncline.testing.fsm.process"],
         input=msgspec.json.encode(task),
         capture_output=True,
-        env={**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env={
+            **os.environ,
+            "PYTHONHASHSEED": str(hash_seed),
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "TZ": ZONES[hash_seed % len(ZONES)],
+        },
         timeout=PROCESS_TIMEOUT_S,
         check=False,
     )

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 import types
-from typing import cast
+from typing import BinaryIO, cast
 
 import msgspec
 
 from syncline.testing.fsm.line_trace import trace
-from syncline.testing.fsm.run import MakeFSM, Record, record
+from syncline.testing.fsm.run import MakeFSM, Record, made, record
 
 __all__ = ["Task", "decode", "main"]
 
@@ -33,16 +34,22 @@ class Task(msgspec.Struct, frozen=True):
 
 
 def main() -> None:
+    # What the machine prints must not come between the results: standard output is standard error for it.
+    output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    with output:
+        _run(output)
+
+
+def _run(output: BinaryIO) -> None:
     task = msgspec.json.decode(sys.stdin.buffer.read(), type=Task)
     sys.path[:] = task.path
-    make = _found(_module(task), task.name)
     encode = msgspec.json.Encoder().encode
-    fsm = make()
+    fsm = made(_found(_module(task), task.name))
     if task.traced:
-        sys.stdout.buffer.write(encode(trace(fsm, task.commands, task.traced)))
+        output.write(encode(trace(fsm, task.commands, task.traced)))
         return
-    for line in record(fsm, task.commands):
-        sys.stdout.buffer.write(encode(line) + b"\n")
+    output.writelines(encode(line) + b"\n" for line in record(fsm, task.commands))
 
 
 def decode(output: bytes) -> list[Record]:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, TypeAlias
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
 from syncline.errors import Rejected
 from syncline.node.fsm import FSM, DigestingFSM, Entry, FSMSnapshot
+from syncline.node.machine import check_answer, check_machine, check_restored, check_view, persist
 from syncline.node.state_digest import MACHINE_DIGEST_BYTES
 from syncline.testing.sim.loop import BEGAN_S
 
@@ -24,12 +27,14 @@ __all__ = [
     "WRONG_DIGEST",
     "MakeFSM",
     "Record",
+    "answered",
     "apply",
     "bytes_differ",
     "check_command",
     "check_commands",
     "check_maker",
     "entry_of",
+    "made",
     "own_digest",
     "persisted",
     "plain",
@@ -48,6 +53,13 @@ def check_maker(machine: object) -> None:
     if not callable(machine):
         name = type(machine).__name__
         raise TypeError(f"machine must be a class, or a function that makes a new state machine, not a {name} object")
+
+
+def made(machine: MakeFSM) -> FSM[object]:
+    """A new state machine. Raises TypeError if it is none, or if its methods are `async def`, as a node does."""
+    fsm = machine()
+    check_machine(fsm)
+    return fsm
 
 
 def check_commands(commands: object) -> None:
@@ -71,6 +83,13 @@ WRONG_DIGEST: Final = f"not 1 to {MACHINE_DIGEST_BYTES} bytes"
 SEED: Final = 1
 """Of the entries' random numbers: they are the same in each process."""
 
+NO_SNAPSHOT: Final = "a node would make no snapshot, and its log would grow"
+
+LARGEST_SHOWN: Final = 10**640
+"""An integer below it has a decimal text under each limit that an interpreter can have."""
+
+_STRUCT_REPR: Final[object] = msgspec.Struct.__repr__
+
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
 
 
@@ -90,12 +109,23 @@ def entry_of(number: int, command: bytes) -> Entry:
 
 def apply(fsm: FSM[object], number: int, command: bytes) -> str:
     """Apply a command; return its answer as text. A refusal is an answer; other exceptions pass, as they would stop a
-    node.
+    node, with a note of the command.
     """
+    return plain(answered(fsm, number, command))
+
+
+def answered(fsm: FSM[object], number: int, command: bytes) -> object:
+    """Apply a command; return its answer, or its refusal."""
+    entry = entry_of(number, command)
     try:
-        return plain(fsm.apply(entry_of(number, command)))
+        return check_answer(fsm, entry, fsm.apply(entry))
     except Rejected as refusal:
-        return plain(refusal)
+        return refusal
+    except Exception as error:
+        note = f"command {number}, {command[:SHOWN_BYTES]!r}, raised this: nodes stop at it. To refuse, raise Rejected"
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+        raise
 
 
 def record(fsm: FSM[object], commands: Iterable[bytes]) -> list[Record]:
@@ -108,14 +138,24 @@ def record(fsm: FSM[object], commands: Iterable[bytes]) -> list[Record]:
 
 def snapshot_bytes(fsm: FSM[object]) -> bytes:
     """The state, as a snapshot taken now."""
-    return persisted(fsm.snapshot())
+    try:
+        view = fsm.snapshot()
+    except Exception as error:
+        error.add_note(f"{type(fsm).__name__}.snapshot raised this: {NO_SNAPSHOT}")
+        raise
+    return persisted(check_view(fsm, view))
 
 
 def persisted(view: FSMSnapshot) -> bytes:
     """Write a view out, and release it."""
     sink = io.BytesIO()
     try:
-        view.persist(sink)
+        persist(view, sink)
+    except Exception as error:
+        error.add_note(
+            f"{type(view).__name__}.persist raised this: a node would make no snapshot, and its log would grow"
+        )
+        raise
     finally:
         view.release()
     return sink.getvalue()
@@ -138,25 +178,51 @@ def own_digest(fsm: FSM[object]) -> str:
 
 def restored(fsm: FSM[object], snapshot: bytes) -> FSM[object]:
     """The machine, after it has restored a snapshot."""
-    fsm.restore(io.BytesIO(snapshot))
+    source = io.BytesIO(snapshot)
+    answer: object = fsm.restore(source)  # type: ignore[func-returns-value]  # the user's code may return anything
+    check_restored(answer, source)
     return fsm
 
 
 def plain(answer: object) -> str:
     """An answer as text that is the same in every process, whatever its sets and addresses look like."""
+    try:
+        return _plain(answer)
+    except RecursionError:  # it contains itself: `repr` knows that
+        return _ADDRESS.sub("", repr(answer))
+
+
+def _plain(answer: object) -> str:
+    kind = type(answer)
     if isinstance(answer, Rejected):
-        return f"Rejected({answer.code}, {str(answer)!r}, {plain(answer.details)})"
+        return f"Rejected({answer.code}, {str(answer)!r}, {_plain(answer.details)})"
     if isinstance(answer, Mapping):
-        return "{" + ", ".join(sorted(f"{plain(key)}: {plain(value)}" for key, value in answer.items())) + "}"
+        return "{" + ", ".join(sorted(f"{_plain(key)}: {_plain(value)}" for key, value in answer.items())) + "}"
     if isinstance(answer, set | frozenset):
-        return "{" + ", ".join(sorted(map(plain, answer))) + "}"
-    if (
-        isinstance(answer, Sequence)
-        and not isinstance(answer, str | bytes | bytearray)
-        and type(answer) in (list, tuple)
-    ):
-        return "[" + ", ".join(map(plain, answer)) + "]"
+        return "{" + ", ".join(sorted(map(_plain, answer))) + "}"
+    if kind in (list, tuple):
+        return "[" + ", ".join(map(_plain, answer)) + "]"  # type: ignore[call-overload]  # it is one of the two
+    if kind is deque:
+        return "deque[" + ", ".join(map(_plain, answer)) + "]"  # type: ignore[call-overload]
+    if kind is int and abs(answer) >= LARGEST_SHOWN:  # type: ignore[arg-type]
+        return hex(answer)  # type: ignore[arg-type]  # `repr` refuses it
+    parts = dict(_shown_parts(answer))
+    if parts:
+        return f"{kind.__qualname__}({', '.join(f'{name}={_plain(value)}' for name, value in parts.items())})"
     return _ADDRESS.sub("", repr(answer))
+
+
+def _shown_parts(answer: Any) -> Iterator[tuple[str, object]]:
+    """What the generated `repr` of a record shows, by name. Nothing for others: their own `repr` is taken."""
+    kind = type(answer)
+    if isinstance(answer, msgspec.Struct):
+        if kind.__repr__ is _STRUCT_REPR:
+            yield from ((name, getattr(answer, name)) for name in answer.__struct_fields__ if hasattr(answer, name))
+    elif is_dataclass(answer):
+        if hasattr(kind.__repr__, "__wrapped__") and kind.__dataclass_params__.repr:
+            yield from ((part.name, getattr(answer, part.name)) for part in fields(answer) if part.repr)
+    elif isinstance(answer, tuple) and kind.__repr__.__qualname__ == f"{kind.__name__}.__repr__":
+        yield from zip(getattr(kind, "_fields", ()), answer, strict=False)
 
 
 def bytes_differ(expected: bytes, got: bytes) -> str:

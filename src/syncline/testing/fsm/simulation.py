@@ -30,6 +30,7 @@ from syncline.testing.fsm.run import (
     check_command,
     check_commands,
     check_maker,
+    made,
     plain,
     snapshot_bytes,
 )
@@ -278,8 +279,9 @@ class _Simulation:
 
     def _watched(self) -> FSM[object]:
         self._lives += 1
-        fsm = self._machine()
-        kind = _WatchedInBatches if isinstance(fsm, BatchingFSM) else _Watched
+        fsm = made(self._machine)
+        base = _WatchedInBatches if isinstance(fsm, BatchingFSM) else _Watched
+        kind = type(type(fsm).__name__, (base,), {})  # the errors of a node name the class of the machine
         return kind(fsm, self._journal, self._lives)
 
     async def run(self, sim_seconds: float) -> Simulated:
@@ -387,14 +389,18 @@ class _Simulation:
             if there is None or there.entry.data != command:
                 raise SimulationFailed(f"{command!r} was acknowledged at log index {index}, and is not there")
             if there.answer != answer:
-                raise SimulationFailed(f"{command!r} was answered {answer}, and applied with {there.answer}")
+                raise SimulationFailed(
+                    f"the client that sent {command!r} got another answer than `apply` returned at log index {index}\n"
+                    f"  `apply`:    {there.answer}\n  the client: {answer}\n"
+                    "  (an answer must not share objects with the state, which later commands change: return a copy)"
+                )
             if index in seen:
                 raise SimulationFailed(f"two acknowledged commands are at log index {index}: {command!r}")
             seen.add(index)
 
     def _check_states(self) -> None:
         """Compare every node with a machine that applies the whole log, and never restores a snapshot."""
-        model = self._machine()
+        model = made(self._machine)
         for index in sorted(self._journal.committed):
             with suppress(Rejected):
                 # A copy: the source of random numbers of an entry that was applied has moved on.
