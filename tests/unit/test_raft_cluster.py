@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import pytest
 from examples.state_machine.raffle import Raffle
@@ -192,3 +193,51 @@ def test_raft_cluster_used_wrongly_says_what_to_do(raft_cluster: MakeCluster) ->
         raft_cluster(Listing, nodes=0)
     with pytest.raises(TypeError, match="not a Listing object"):
         raft_cluster(Listing())  # type: ignore[arg-type]
+
+
+def test_raft_cluster_that_was_closed_says_so_for_each_fault(raft_cluster: MakeCluster) -> None:
+    cluster = raft_cluster(Listing)
+    cluster.close()
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: cluster.crash("n1"),
+        lambda: cluster.pause("n1"),
+        lambda: cluster.restart("n1"),
+        lambda: cluster.isolate("n1"),
+        lambda: cluster.partition(["n1"], ["n2"]),
+        lambda: cluster.slow_disk("n1", 1.0),
+        cluster.heal,
+        cluster.settle,
+    )
+    for call in calls:
+        with pytest.raises(UsageError, match="was closed: make another one"):
+            call()
+
+
+def test_raft_cluster_in_a_coroutine_says_what_to_do(raft_cluster: MakeCluster) -> None:
+    """`close` works there, for the sake of `finally`; and the loop around it stays the running one."""
+    cluster = raft_cluster(Listing)
+
+    async def used() -> None:
+        with pytest.raises(UsageError, match="write `def`, not `async def`"):
+            raft_cluster(Listing)
+        with pytest.raises(UsageError, match="write `def`, not `async def`"):
+            cluster.apply(b"x")
+        cluster.close()
+        await asyncio.sleep(0)
+
+    asyncio.run(used())
+
+
+def test_raft_cluster_called_by_its_own_read_says_what_to_do(raft_cluster: MakeCluster) -> None:
+    cluster = raft_cluster(Listing)
+    with pytest.raises(UsageError, match="a function that the cluster calls can't call the cluster"):
+        cluster.read(lambda _: cluster.apply(b"x"))
+    assert cluster.apply(b"y") is not None
+
+
+def test_raft_cluster_of_no_state_machine_names_what_is_missing(raft_cluster: MakeCluster) -> None:
+    with pytest.raises(TypeError, match="dict is no state machine: it has no method 'apply'"):
+        raft_cluster(dict)  # type: ignore[type-var]
+    cluster = raft_cluster(Listing)
+    with pytest.raises(UsageError, match="no node 'n9'"):
+        cluster.slow_disk("n9", 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import importlib
 import itertools
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 import syncline.testing
 from syncline import FSM, Entry
-from syncline.errors import UsageError
+from syncline.errors import NodeFailed, UsageError
 from syncline.kv.commands import Put, encode_command
 from syncline.kv.machine import KvMachine
 from syncline.testing import SimulationFailed, simulate
@@ -177,3 +178,49 @@ def test_simulate_of_an_object_or_without_nodes_is_refused() -> None:
         simulate(Raffle(), seed=1, commands=[b"draw"])  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="nodes is 0"):
         simulate(Raffle, seed=1, commands=[b"draw"], nodes=0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "text"),
+    [
+        ({"faults": "kill"}, TypeError, r"such as \['kill'\], not a str"),
+        ({"sim_seconds": 0}, UsageError, "sim_seconds is 0: clients need some seconds"),
+        ({"sim_seconds": float("nan")}, UsageError, "sim_seconds is nan"),
+        ({"sim_seconds": "5"}, TypeError, "sim_seconds must be a number, not str"),
+        ({"nodes": 2.5}, TypeError, "nodes must be an int, not float"),
+        ({"commands": 5}, TypeError, "commands must be an iterable of bytes, a function, or a strategy"),
+        ({"machine": dict}, TypeError, "dict is no state machine: it has no method 'apply'"),
+    ],
+)
+def test_simulate_with_a_wrong_argument_says_what_to_do(
+    wrong: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        simulate(**{"machine": Listing, "seed": 1, "commands": [b"a", b"b"], **wrong})
+
+
+def test_simulate_in_a_coroutine_says_what_to_do() -> None:
+    async def used() -> None:
+        with pytest.raises(UsageError, match="simulate runs a loop of its own"):
+            simulate(Listing, seed=1, commands=[b"a", b"b"])
+        await asyncio.sleep(0)
+
+    asyncio.run(used())
+
+
+class SharedAnswer(Listing):
+    def apply(self, entry: Entry) -> object:
+        super().apply(entry)
+        return self.items
+
+
+class Raising(Listing):
+    def apply(self, entry: Entry) -> object:
+        raise NodeFailed("no such format")
+
+
+def test_simulate_names_the_machine_and_the_answer_that_changed() -> None:
+    with pytest.raises(SimulationFailed, match=r"(?s)got another answer than `apply` returned.*return a copy"):
+        simulate(SharedAnswer, seed=0, commands=[b"a", b"b"], faults=[], sim_seconds=1.0)
+    with pytest.raises(SimulationFailed, match=r"`apply` of .* raised NodeFailed\('no such format'\)"):
+        simulate(Raising, seed=0, commands=[b"a", b"b"], faults=[], sim_seconds=1.0)

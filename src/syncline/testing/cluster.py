@@ -39,7 +39,17 @@ from syncline.testing.sim.net import SimNetwork
 from syncline.testing.sim.server import SimServer
 from syncline.testing.sim.workers import Delay, usual_delay
 
-__all__ = ["CLOCKS_OFF_S", "LOOK_S", "PEER_PORT", "Answer", "Observer", "Settings", "SimCluster", "check_nodes"]
+__all__ = [
+    "CLOCKS_OFF_S",
+    "LOOK_S",
+    "PEER_PORT",
+    "Answer",
+    "Observer",
+    "Settings",
+    "SimCluster",
+    "check_no_loop",
+    "check_nodes",
+]
 
 PEER_PORT: Final = 7100
 CLUSTER_NAME: Final = "simulation"
@@ -52,8 +62,16 @@ LOOK_S: Final = 0.01
 """How often a condition is checked, in simulated time."""
 
 
+def check_no_loop(what: str) -> None:
+    """Raise UsageError in a coroutine: a simulated loop can't run inside another one."""
+    if asyncio._get_running_loop() is not None:
+        raise UsageError(f"{what} runs a loop of its own, and this thread runs one: write `def`, not `async def`")
+
+
 def check_nodes(nodes: int) -> None:
-    """Raise UsageError for a number of nodes that makes no cluster."""
+    """Raise UsageError for a number of nodes that makes no cluster, TypeError for what is no number."""
+    if type(nodes) is not int:
+        raise TypeError(f"nodes must be an int, not {type(nodes).__name__}")
     if nodes < 1:
         raise UsageError(f"nodes is {nodes}: a cluster has at least 1")
 

@@ -23,8 +23,8 @@ from syncline.errors import DeadlineExceeded, Outcome, UsageError
 from syncline.node.entry_stamps import STAMP_LEVEL
 from syncline.node.fsm import FSM
 from syncline.node.raft import Raft
-from syncline.testing.cluster import Settings, SimCluster, check_nodes
-from syncline.testing.fsm.run import check_maker, snapshot_bytes
+from syncline.testing.cluster import Settings, SimCluster, check_no_loop, check_nodes
+from syncline.testing.fsm.run import check_maker, made, snapshot_bytes
 from syncline.testing.sim.disk import Survival
 from syncline.testing.sim.loop import SimLoop
 from syncline.testing.sim.server import Condition, SimServer
@@ -50,6 +50,8 @@ class RaftCluster(Generic[M_co]):
 
     `RaftCluster[Bank]` is one of machines of the class `Bank`.
 
+    Its methods are for tests without a loop: in an `async def` they raise UsageError.
+
     Close it at the end, or use it as a context manager; the fixture does that by itself. `settings` are the nodes':
     by default small ones, so that few commands already make snapshots.
     """
@@ -59,6 +61,7 @@ class RaftCluster(Generic[M_co]):
     ) -> None:
         check_maker(machine)
         check_nodes(nodes)
+        check_no_loop("RaftCluster")
         self._loop = SimLoop()
         self._errors: list[BaseException] = []
         self._loop.set_exception_handler(self._unhandled)
@@ -71,7 +74,7 @@ class RaftCluster(Generic[M_co]):
     async def _made(
         self, machine: Callable[[], FSM[object]], nodes: int, seed: int, settings: Settings | None
     ) -> SimCluster:
-        cluster = SimCluster(self._loop, seed=seed, machine=machine, settings=settings)
+        cluster = SimCluster(self._loop, seed=seed, machine=lambda: made(machine), settings=settings)
         await cluster.start(nodes)
         await cluster.leader()
         # Else the first entries would have no time: a new cluster does not know yet what its members can do.
@@ -240,6 +243,7 @@ class RaftCluster(Generic[M_co]):
         Raises:
             UsageError: there is no such node.
         """
+        self._check_usable()
         unknown = {name for group in groups for name in group} - set(self.nodes)
         if unknown:
             raise UsageError(f"there is no node {min(unknown)!r} among {', '.join(self.nodes)}")
@@ -265,6 +269,7 @@ class RaftCluster(Generic[M_co]):
         Raises:
             UsageError: it is down already, or there is no such node.
         """
+        self._check_usable()
         server = self._cluster.server(node)
         if not server.up:
             raise UsageError(f"{node} {server.condition.value}: it can't be killed")
@@ -279,6 +284,7 @@ class RaftCluster(Generic[M_co]):
             SynclineError: why the node refused to start.
             UsageError: it runs, or there is no such node.
         """
+        self._check_usable()
         server = self._cluster.server(node)
         if server.up:
             raise UsageError(f"{node} {server.condition.value}: crash it first")
@@ -295,6 +301,7 @@ class RaftCluster(Generic[M_co]):
         Raises:
             UsageError: it is down, or there is no such node.
         """
+        self._check_usable()
         server = self._cluster.server(node)
         if not server.up:
             raise UsageError(f"{node} {server.condition.value}: it can't be paused")
@@ -306,7 +313,12 @@ class RaftCluster(Generic[M_co]):
             cluster.slow_disk("n2", 0.3)
 
         The other work of its threads takes as long.
+
+        Raises:
+            UsageError: there is no such node.
         """
+        self._check_usable()
+        self._cluster.server(node)
         self._cluster.delays[node] = _constant(sync_s)
 
     def heal(self) -> None:
@@ -316,6 +328,7 @@ class RaftCluster(Generic[M_co]):
 
         A node that has crashed stays down.
         """
+        self._check_usable()
         self._cluster.heal()
         self._cluster.delays.clear()
         for server in self._cluster.servers.values():
@@ -354,13 +367,22 @@ class RaftCluster(Generic[M_co]):
     # -- the loop -----------------------------------------------------------------------------------------------------
 
     def _run(self, work: Coroutine[object, object, Result]) -> Result:
-        if self._loop.is_closed():
+        try:
+            self._check_usable()
+        except UsageError:
             work.close()  # nothing will await it
-            raise UsageError("this cluster was closed: make another one")
+            raise
         result = self._loop.run_until_complete(work)
         if self._errors:
             raise self._errors.pop()
         return result
+
+    def _check_usable(self) -> None:
+        if self._loop.is_closed():
+            raise UsageError("this cluster was closed: make another one")
+        if self._loop.is_running():
+            raise UsageError("a function that the cluster calls can't call the cluster: do that before or after it")
+        check_no_loop("RaftCluster")
 
     def _unhandled(self, _: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         error = context.get("exception")

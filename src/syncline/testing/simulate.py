@@ -4,22 +4,25 @@
     python -m syncline.testing.simulate --seeds 1-1000 --jobs 2
     python -m syncline.testing.simulate --seed 7 --html run.html
 
-It ends with status 1 if a seed fails.
+It ends with status 1 if a seed fails, 2 if an argument can't be used, and 130 or 143 if it is interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import math
 import multiprocessing
 import os
 import shlex
+import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
-from typing import Final
+from types import FrameType
+from typing import Final, NoReturn
 
 import msgspec
 
@@ -44,16 +47,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = Options(
         nodes=parsed.nodes,
         sim_seconds=parsed.sim_seconds,
-        faults=_faults(parsed.faults),
-        without=_faults(parsed.without) or (),
-        chosen_clients=_numbers(parsed.clients),
-        pending=_pending(parsed.pending),
+        faults=parsed.faults,
+        without=parsed.without or (),
+        chosen_clients=parsed.clients,
+        pending=parsed.pending,
     )
     with _quiet():
         if parsed.seed is not None:
             return _one(parsed.seed, options, parsed)
-        first, _, last = parsed.seeds.partition("-")
-        return _many(range(int(first), int(last or first) + 1), options, parsed)
+        return _many(parsed.seeds, options, parsed)
 
 
 @contextmanager
@@ -76,14 +78,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--seed", type=int, help="run one seed")
-    which.add_argument("--seeds", metavar="A-B", help="run the seeds from A to B")
+    which.add_argument("--seeds", metavar="A-B", type=_seeds, help="run the seeds from A to B")
     parser.add_argument(
         "--nodes", type=int, choices=(1, 2, 3, 4, 5, 7), help="first members; by default 3 or 5, by seed"
     )
-    parser.add_argument("--sim-seconds", type=float, default=SIM_SECONDS, help="how long clients and faults go on")
-    parser.add_argument("--faults", help=f"these and no others, with commas, or `none`: {', '.join(FAULTS)}")
-    parser.add_argument("--without", help="leave these faults out; the chance of the others stays as it is")
-    parser.add_argument("--clients", help="have only these clients work, by number, with commas, or `none`")
+    parser.add_argument("--sim-seconds", type=_seconds, default=SIM_SECONDS, help="how long clients and faults go on")
+    parser.add_argument(
+        "--faults", type=_faults, help=f"these and no others, with commas, or `none`: {', '.join(FAULTS)}"
+    )
+    parser.add_argument(
+        "--without", type=_faults, help="leave these faults out; the chance of the others stays as it is"
+    )
+    parser.add_argument(
+        "--clients", type=_numbers, help="have only these clients work, by number, with commas, or `none`"
+    )
     parser.add_argument(
         "--shrink-seconds",
         type=float,
@@ -92,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--pending",
+        type=_pending,
         default="",
         help=f"judge by these that the product does not keep yet, too, or by `all`: {', '.join(sorted(PENDING))}",
     )
@@ -102,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_writable,
         help="write the run as a page: the shrunk one of the (first) seed that fails, or with --seed one that holds",
     )
-    parser.add_argument("--jobs", type=int, default=1, help="processes (with --seeds)")
+    parser.add_argument("--jobs", type=_jobs, default=1, help="processes (with --seeds)")
     return parser
 
 
@@ -114,13 +123,35 @@ def _writable(path: str) -> str:
     return path
 
 
-def _faults(text: str | None) -> tuple[str, ...] | None:
-    if text is None:
-        return None
+def _seeds(text: str) -> range:
+    first, dash, last = text.partition("-")
+    if not first.isdecimal() or (dash and not last.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r}: write the first and the last seed, as in 1-1000")
+    seeds = range(int(first), int(last or first) + 1)
+    if not seeds:
+        raise argparse.ArgumentTypeError(f"{text!r} has no seed: the first one is above the last one")
+    return seeds
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no time that clients and faults can go on: it must be above 0")
+    return seconds
+
+
+def _jobs(text: str) -> int:
+    jobs = int(text)
+    if jobs < 1:
+        raise argparse.ArgumentTypeError(f"{text}: there must be at least 1 process")
+    return jobs
+
+
+def _faults(text: str) -> tuple[str, ...]:
     names = tuple(name for name in text.split(",") if name != "none")
     unknown = [name for name in names if name not in FAULTS]
     if unknown:
-        raise SystemExit(f"no such faults: {', '.join(unknown)}; there are {', '.join(FAULTS)}")
+        raise argparse.ArgumentTypeError(f"no such faults: {', '.join(unknown)}; there are {', '.join(FAULTS)}")
     return names
 
 
@@ -128,13 +159,12 @@ def _pending(text: str) -> tuple[str, ...]:
     names = tuple(sorted(PENDING)) if text == "all" else tuple(name for name in text.split(",") if name)
     unknown = [name for name in names if name not in PENDING]
     if unknown:
-        raise SystemExit(f"no such pending invariants: {', '.join(unknown)}; there are {', '.join(sorted(PENDING))}")
+        there = ", ".join(sorted(PENDING)) or "none now"
+        raise argparse.ArgumentTypeError(f"no such pending invariants: {', '.join(unknown)}; there are {there}")
     return names
 
 
-def _numbers(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
+def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in text.split(",") if number != "none")
 
 
@@ -153,28 +183,53 @@ def _one(seed: int, options: Options, parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _many(seeds: range, options: Options, parsed: argparse.Namespace) -> int:
-    began_s = time.perf_counter()
-    steps, sim_s, failed = 0, 0.0, []
-    errors: dict[str, tuple[int, int]] = {}
-    for count, report in enumerate(_reports(seeds, options, parsed.jobs), 1):
-        steps += report.steps
-        sim_s += report.sim_s
+class _Totals:
+    """What many seeds came to."""
+
+    def __init__(self, options: Options) -> None:
+        self.failed: list[int] = []
+        self._options = options
+        self._began_s = time.perf_counter()
+        self._seeds, self._steps, self._sim_s = 0, 0, 0.0
+        self._errors: dict[str, tuple[int, int]] = {}
+
+    def add(self, report: SeedReport) -> None:
+        """Count a seed; print it if it fails."""
+        self._seeds += 1
+        self._steps += report.steps
+        self._sim_s += report.sim_s
         for kind, (ordered, met) in report.disk_errors.items():
-            before = errors.get(kind, (0, 0))
-            errors[kind] = (before[0] + ordered, before[1] + met)
+            before = self._errors.get(kind, (0, 0))
+            self._errors[kind] = (before[0] + ordered, before[1] + met)
         if report.failure is not None:
-            failed.append(report.seed)
-            _print([f"seed {report.seed} fails: {report.failure}", f"  {_command(report.seed, options)}"])
-        if count % PROGRESS_SEEDS == 0:
-            _print([f"{count} seeds, {steps} steps, {len(failed)} failed, {time.perf_counter() - began_s:.0f} s"])
-    elapsed_s = time.perf_counter() - began_s
-    total = f"{len(seeds)} seeds, {steps} steps, {sim_s:.0f} simulated seconds in {elapsed_s:.1f} s"
-    speed = f"{steps / elapsed_s:.0f} steps/s, {sim_s / elapsed_s:.1f} simulated seconds a second"
-    _print([f"{total}: {speed}; {len(failed)} failed"])
-    if errors:
-        kinds = ", ".join(f"{kind} {met} of {ordered}" for kind, (ordered, met) in sorted(errors.items()))
-        _print([f"disk errors that were met: {kinds}"])
+            self.failed.append(report.seed)
+            _print([f"seed {report.seed} fails: {report.failure}", f"  {_command(report.seed, self._options)}"])
+        if self._seeds % PROGRESS_SEEDS == 0:
+            elapsed_s = time.perf_counter() - self._began_s
+            _print([f"{self._seeds} seeds, {self._steps} steps, {len(self.failed)} failed, {elapsed_s:.0f} s"])
+
+    def show(self) -> None:
+        elapsed_s = time.perf_counter() - self._began_s
+        total = f"{self._seeds} seeds, {self._steps} steps, {self._sim_s:.0f} simulated seconds in {elapsed_s:.1f} s"
+        speed = f"{self._steps / elapsed_s:.0f} steps/s, {self._sim_s / elapsed_s:.1f} simulated seconds a second"
+        _print([f"{total}: {speed}; {len(self.failed)} failed"])
+        if self._errors:
+            kinds = ", ".join(f"{kind} {met} of {ordered}" for kind, (ordered, met) in sorted(self._errors.items()))
+            _print([f"disk errors that were met: {kinds}"])
+
+
+def _many(seeds: range, options: Options, parsed: argparse.Namespace) -> int:
+    totals = _Totals(options)
+    try:
+        with closing(_reports(seeds, options, parsed.jobs)) as reports:
+            for report in reports:
+                totals.add(report)
+    except KeyboardInterrupt:
+        _print([f"interrupted, of {len(seeds)} seeds:"])
+        totals.show()
+        raise
+    totals.show()
+    failed = totals.failed
     if failed:
         _explain(run_seed(failed[0], options), options, parsed)
     elif parsed.html is not None:
@@ -182,12 +237,13 @@ def _many(seeds: range, options: Options, parsed: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _reports(seeds: Iterable[int], options: Options, jobs: int) -> Iterator[SeedReport]:
+def _reports(seeds: Iterable[int], options: Options, jobs: int) -> Generator[SeedReport, None, None]:
     run = partial(_run_quietly, options=options)
     if jobs == 1:
         yield from map(run, seeds)
         return
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+    # Ctrl-C goes to all processes of a terminal: this one tells the others, and they print nothing of it.
+    with multiprocessing.get_context("spawn").Pool(jobs, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
         yield from pool.imap_unordered(run, seeds, chunksize=8)
 
 
@@ -253,5 +309,22 @@ def _print(lines: Iterable[str]) -> None:
     sys.stdout.flush()
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends the other processes as Ctrl-C does."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - the form of a handler
+    raise _Terminated
+
+
+def _program() -> int:
+    """`main` as a program, which a signal ends without a traceback."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return main()
+    except KeyboardInterrupt as ended:
+        return 128 + (signal.SIGTERM if isinstance(ended, _Terminated) else signal.SIGINT)
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(_program())

@@ -11,6 +11,7 @@ state: the result of the acknowledged commands, applied once each and in order.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -21,7 +22,7 @@ import msgspec
 
 from syncline.errors import NodeFailed, OperationError, Outcome, Rejected, UsageError
 from syncline.node.fsm import FSM, BatchingFSM, DigestingFSM, Entry, FSMSnapshot
-from syncline.testing.cluster import CLOCKS_OFF_S, LOOK_S, Settings, SimCluster, check_nodes
+from syncline.testing.cluster import CLOCKS_OFF_S, LOOK_S, Settings, SimCluster, check_no_loop, check_nodes
 from syncline.testing.faults.base import Claims, Trouble
 from syncline.testing.faults.table import FAULTS
 from syncline.testing.fsm.run import (
@@ -108,11 +109,17 @@ def simulate(
         SimulationFailed: two nodes answered one command differently, or a node stopped itself. Also if an acknowledged
             command is missing, doubled or out of order, or the cluster did not recover after the faults. At the end all
             nodes must have the state that their log leads to.
-        UsageError: a fault has no such name, `commands` give none, or `nodes` is less than 1.
-        TypeError: `machine` can't be called, or a command is no bytes.
+        UsageError: a fault has no such name, `commands` give none, `nodes` is less than 1, `sim_seconds` is not
+            above 0, or the caller is a coroutine.
+        TypeError: `machine` can't be called or makes no state machine, a command is no bytes, or an argument has
+            another type.
     """
     check_maker(machine)
     check_nodes(nodes)
+    check_no_loop("simulate")
+    _check_seconds(sim_seconds)
+    if isinstance(faults, str):
+        raise TypeError(f"faults must be a collection of names, such as [{faults!r}], not a str")
     rng = random.Random(f"{seed} simulate")
     chosen = tuple(faults) if faults is not None else tuple(rng.sample(USUAL_FAULTS, rng.randint(1, 5)))
     unknown = [name for name in chosen if name not in FAULTS]
@@ -128,6 +135,13 @@ def simulate(
         return run_simulation(run)
     except SimulationFailed as failure:
         raise SimulationFailed(f"{failure}\n  seed={seed}, nodes={nodes}, faults={chosen}") from failure.__cause__
+
+
+def _check_seconds(sim_seconds: object) -> None:
+    if isinstance(sim_seconds, bool) or not isinstance(sim_seconds, int | float):
+        raise TypeError(f"sim_seconds must be a number, not {type(sim_seconds).__name__}")
+    if not 0 < sim_seconds < math.inf:
+        raise UsageError(f"sim_seconds is {sim_seconds}: clients need some seconds, or the run proves nothing")
 
 
 def _source(commands: Commands, seed: int) -> Iterator[bytes]:
@@ -154,7 +168,12 @@ class _Checked(Iterator[bytes]):
 def _drawn(strategy: SearchStrategy[bytes], seed: int) -> list[bytes]:
     """Commands from a strategy, the same for the same seed."""
     import hypothesis
+    from hypothesis.strategies import SearchStrategy
 
+    given: object = strategy
+    if not isinstance(given, SearchStrategy):
+        text = f"not {type(given).__name__}: {given!r}"
+        raise TypeError(f"commands must be an iterable of bytes, a function, or a strategy of hypothesis, {text}")
     drawn: list[bytes] = []
 
     @hypothesis.seed(seed)
@@ -281,7 +300,8 @@ class _Simulation:
         self._lives += 1
         fsm = made(self._machine)
         base = _WatchedInBatches if isinstance(fsm, BatchingFSM) else _Watched
-        kind = type(type(fsm).__name__, (base,), {})  # the errors of a node name the class of the machine
+        # The errors of a node name the class of the machine.
+        kind: type[_Watched] = type(type(fsm).__name__, (base,), {})
         return kind(fsm, self._journal, self._lives)
 
     async def run(self, sim_seconds: float) -> Simulated:

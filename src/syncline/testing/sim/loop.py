@@ -398,6 +398,8 @@ class SimLoop(asyncio.BaseEventLoop):
 
     def finish(self) -> None:
         """End the simulation: cancel living tasks, which may clean up, and release killed ones. Then close."""
+        around = asyncio._get_running_loop()
+        asyncio._set_running_loop(None)  # of a coroutine that closes it: else nothing could run here
         try:
             for node in self._nodes:
                 if node.paused and not node.killed:
@@ -415,7 +417,7 @@ class SimLoop(asyncio.BaseEventLoop):
             for node in self._nodes:
                 node.bury()
         finally:
-            asyncio._set_running_loop(None)
+            asyncio._set_running_loop(around)
             self.close()
 
     def _living(self) -> list[asyncio.Task[Any]]:
