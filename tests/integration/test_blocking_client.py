@@ -8,6 +8,7 @@ import signal
 import textwrap
 import threading
 import urllib.request
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -279,6 +280,8 @@ def test_examples_of_the_guide_run(page: str) -> None:
 def test_process_cluster_says_what_is_wrong(tmp_path: Path, syncline_cluster: ProcessCluster) -> None:
     with pytest.raises(ConfigError, match="nodes is 0"):
         ProcessCluster(str(tmp_path), nodes=0)
+    with pytest.raises(TypeError, match="nodes must be an int, not str"):
+        ProcessCluster(str(tmp_path), nodes="3")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="there is no node 3"):
         syncline_cluster.kill(3)
     syncline_cluster.kill(2)
@@ -287,6 +290,26 @@ def test_process_cluster_says_what_is_wrong(tmp_path: Path, syncline_cluster: Pr
     syncline_cluster.restart(2)
     assert Client(syncline_cluster.endpoints[2], timeout=DEADLINE_S).status().name == "c"
     assert "--- a" in syncline_cluster.logs()
+
+
+def test_process_cluster_that_was_closed_starts_no_node(tmp_path: Path) -> None:
+    """`heal` and `restart` started nodes which no `close` ended, and a new client looked for a server until its end."""
+    cluster = ProcessCluster(str(tmp_path), nodes=1)
+    cluster.close()
+    cluster.close()
+    calls: tuple[Callable[[], object], ...] = (
+        cluster.heal,
+        cluster.clear,
+        cluster.leader,
+        cluster.client,
+        cluster.wait_ready,
+        lambda: cluster.restart(0),
+        lambda: cluster.kill(0),
+    )
+    for call in calls:
+        with pytest.raises(UsageError, match="this cluster was closed: make another one"):
+            call()
+    assert "--- a" in cluster.logs()
 
 
 def test_process_cluster_leader_is_another_one_after_a_pause(syncline_cluster: ProcessCluster) -> None:

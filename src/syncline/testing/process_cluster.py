@@ -48,8 +48,11 @@ class ProcessCluster:
 
         Raises:
             ConfigError: `nodes` is below 1 or above 9.
+            TypeError: `nodes` is no number.
             UsageError: a node has ended at its start; with the end of its log.
         """
+        if type(nodes) is not int:
+            raise TypeError(f"nodes must be an int, not {type(nodes).__name__}")
         if not 1 <= nodes <= len(NAMES):
             raise ConfigError(f"nodes is {nodes}: accepted are 1 to {len(NAMES)}")
         os.makedirs(directory, exist_ok=True)
@@ -62,6 +65,7 @@ class ProcessCluster:
             for at, name in enumerate(names)
         ]
         self._clients: list[Client] = []
+        self._closed = False
         try:
             for node in self._nodes:
                 node.start()
@@ -82,7 +86,9 @@ class ProcessCluster:
 
         Raises:
             ConfigError, TypeError: `timeout` (seconds) can't be used.
+            UsageError: the cluster was closed; so do all methods but `logs` and `close`.
         """
+        self._check_open()
         self._clients.append(Client(self.endpoints, timeout=timeout))
         return self._clients[-1]
 
@@ -143,6 +149,7 @@ class ProcessCluster:
         Raises:
             UsageError: no node leads after 30 seconds; with the nodes' logs.
         """
+        self._check_open()
         end_s = time.monotonic() + DEADLINE_S
         while time.monotonic() < end_s:
             found = [(status.term, at) for at in self._up() if (status := self._status(at)) and status.role == "leader"]
@@ -161,6 +168,7 @@ class ProcessCluster:
         Raises:
             OperationError: the cluster did not do it.
         """
+        self._check_open()
         with Client(self.endpoints, timeout=DEADLINE_S) as kv:
             for lease in kv.leases():
                 try:
@@ -178,6 +186,7 @@ class ProcessCluster:
         Raises:
             UsageError: a node does not serve; with the end of its log.
         """
+        self._check_open()
         for at, node in enumerate(self._nodes):
             if not node.running:
                 node.start()
@@ -193,6 +202,7 @@ class ProcessCluster:
         Raises:
             UsageError: a node does not serve after 30 seconds, or has ended; with the end of its log.
         """
+        self._check_open()
         for node in self._nodes:
             self._wait_ready(node)
 
@@ -210,8 +220,9 @@ class ProcessCluster:
 
             cluster.close()
 
-        Their directories stay.
+        Their directories stay. What was closed before stays closed.
         """
+        self._closed = True
         for client in self._clients:
             client.close()
         for node in self._nodes:
@@ -231,7 +242,13 @@ class ProcessCluster:
     ) -> None:
         self.close()
 
+    def _check_open(self) -> None:
+        """A node that starts after `close` would outlive the tests: nothing tells it that they have ended."""
+        if self._closed:
+            raise UsageError("this cluster was closed: make another one")
+
     def _node(self, at: int) -> _Node:
+        self._check_open()
         if type(at) is not int:
             raise TypeError(f"a node is given by its number, an int, not {type(at).__name__}")
         if not 0 <= at < len(self._nodes):
