@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from syncline.errors import Rejected, UsageError
+from syncline.errors import Rejected, RequestFailed, UsageError
 from syncline.node.fsm import FSM, BatchingFSM, DurableFSM
 from syncline.node.machine import check_view, persist
 from syncline.testing.fsm.guard import NotDeterministic, guard_determinism
@@ -30,6 +30,7 @@ from syncline.testing.fsm.run import (
     answered,
     apply,
     bytes_differ,
+    call_of,
     check_command,
     check_commands,
     check_maker,
@@ -40,6 +41,7 @@ from syncline.testing.fsm.run import (
     plain,
     record,
     restored,
+    shown_command,
     snapshot_bytes,
     state_digest,
 )
@@ -71,17 +73,23 @@ class FSMProblem(AssertionError):
         self.index = index
         self.command: bytes = commands[index - 1] if index else b""
         self.difference = difference
-        given = commands.given if isinstance(commands, _Repeated) else len(commands)
+        given = commands.given if isinstance(commands, _Commands) else len(commands)
         number, again = (index, "") if index <= given else (index - given, ", the second time that it is applied")
-        at = f"command {number} of {given}, {self.command[:SHOWN_BYTES]!r}{again}" if index else "the empty state"
+        at = f"command {number} of {given}, {_shown(commands, index)}{again}" if index else "the empty state"
         super().__init__(f"{clause}\n  first seen at {at}\n{difference}")
 
 
-class _Repeated(list[bytes]):
-    """The commands of a test, and some of them again, to go on behind a snapshot of the last state."""
+class _Commands(list[bytes]):
+    """The commands of a test, and perhaps some of them again, to go on behind a snapshot of the last state."""
 
-    given: int
-    """How many are the test's own."""
+    def __init__(self, commands: Iterable[bytes], fsm: FSM[object]) -> None:
+        super().__init__(commands)
+        self.given = len(self)
+        """How many are the test's own."""
+        self._fsm = fsm
+
+    def shown(self, command: bytes) -> str:
+        return shown_command(self._fsm, command)
 
 
 def check_fsm(
@@ -123,8 +131,9 @@ def check_fsm(
     """
     check_maker(machine)
     check_commands(commands)
-    commands = [check_command(command) for command in commands]
-    looks = reads_of(made(machine), reads)
+    first = made(machine)
+    looks = reads_of(first, reads)
+    commands = _Commands(map(check_command, commands), first)
     expected = record(made(machine), commands)
     _check_determinism(machine, commands, expected)
     if processes:
@@ -221,9 +230,20 @@ def _check_answers(machine: MakeFSM, commands: Sequence[bytes]) -> None:
         if isinstance(answer, Iterator):
             clause = f"an answer is a {type(answer).__name__}, which reads the state when its caller takes its parts"
             raise FSMProblem(clause, number, commands, "  return a list of them")
+        _check_fits(fsm, answer, number, commands)
         kept.append((answer, plain(answer)))
         _check_kept(kept, max(0, number - BESIDE), number, commands)
     _check_kept(kept, 0, len(commands), commands)
+
+
+def _check_fits(fsm: FSM[object], answer: object, number: int, commands: Sequence[bytes]) -> None:
+    """Check that the caller of a typed machine's command can read the answer."""
+    called = call_of(fsm, commands[number - 1])
+    if called is not None and isinstance(answer, bytes):
+        try:
+            called[0].answer(answer)
+        except RequestFailed as error:
+            raise FSMProblem("the caller can't read an answer", number, commands, f"  {error}") from error
 
 
 def _check_kept(kept: Sequence[tuple[object, str]], first: int, number: int, commands: Sequence[bytes]) -> None:
@@ -232,16 +252,20 @@ def _check_kept(kept: Sequence[tuple[object, str]], first: int, number: int, com
         now = plain(answer)
         if now != before:
             clause = "an answer changes while later commands are applied: it shares objects with the state"
-            where = f"  the answer of command {at}, {commands[at - 1][:SHOWN_BYTES]!r}: return a copy"
+            where = f"  the answer of command {at}, {_shown(commands, at)}: return a copy"
             raise FSMProblem(clause, number, commands, f"{where}\n  it was: {before}\n  it is:  {now}")
+
+
+def _shown(commands: Sequence[bytes], number: int) -> str:
+    command = commands[number - 1]
+    return commands.shown(command) if isinstance(commands, _Commands) else repr(command[:SHOWN_BYTES])
 
 
 def _repeat(
     machine: MakeFSM, commands: Sequence[bytes], expected: Sequence[Record]
-) -> tuple[_Repeated, Sequence[Record]]:
+) -> tuple[_Commands, Sequence[Record]]:
     """The commands and the first of them again, up to one that raises; and the results."""
-    repeated, results = _Repeated(commands), list(expected)
-    repeated.given = len(commands)
+    repeated, results = _Commands(commands, machine()), list(expected)
     fsm = machine()
     for number, command in enumerate(commands, 1):
         apply(fsm, number, command)
@@ -255,7 +279,7 @@ def _repeat(
 
 
 def _check_snapshots(
-    machine: MakeFSM, commands: _Repeated, expected: Sequence[Record], reads: Sequence[NamedRead]
+    machine: MakeFSM, commands: _Commands, expected: Sequence[Record], reads: Sequence[NamedRead]
 ) -> None:
     fsm, used = machine(), machine()
     for number in range(commands.given + 1):
@@ -316,7 +340,7 @@ def _go_on(fsm: FSM[object], number: int, commands: Sequence[bytes], expected: S
         raise FSMProblem(clause, last, commands, "  the answers are equal, the states (as snapshots) are not")
 
 
-def _check_views(machine: MakeFSM, commands: _Repeated) -> None:
+def _check_views(machine: MakeFSM, commands: _Commands) -> None:
     fsm = machine()
     step = min(BESIDE, 1 + commands.given // VIEWS)
     for number in range(0, commands.given + 1, step):

@@ -167,6 +167,6 @@ def _attributes(value: object) -> dict[str, object]:
     for owner in type(value).__mro__:
         slots = owner.__dict__.get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
-            if isinstance(name, str) and hasattr(value, name):
+            if isinstance(name, str) and name not in ("__dict__", "__weakref__") and hasattr(value, name):
                 found[name] = getattr(value, name)
     return found

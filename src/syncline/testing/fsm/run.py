@@ -16,7 +16,9 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from syncline.errors import Rejected
+from syncline.errors import Rejected, RequestFailed
+from syncline.machines.commands import CommandMethod
+from syncline.machines.machine import Machine
 from syncline.node.fsm import FSM, DigestingFSM, Entry, FSMSnapshot
 from syncline.node.machine import check_answer, check_machine, check_restored, check_view, persist
 from syncline.node.state_digest import MACHINE_DIGEST_BYTES
@@ -30,6 +32,7 @@ __all__ = [
     "answered",
     "apply",
     "bytes_differ",
+    "call_of",
     "check_command",
     "check_commands",
     "check_maker",
@@ -40,6 +43,7 @@ __all__ = [
     "plain",
     "record",
     "restored",
+    "shown_command",
     "snapshot_bytes",
     "state_digest",
 ]
@@ -78,6 +82,9 @@ def check_command(command: object) -> bytes:
 SHOWN_BYTES: Final = 60
 """Bytes of a command or a snapshot in a message."""
 
+SHOWN_CALL: Final = 200
+"""Characters of a call of a typed machine in a message."""
+
 WRONG_DIGEST: Final = f"not 1 to {MACHINE_DIGEST_BYTES} bytes"
 
 SEED: Final = 1
@@ -111,7 +118,36 @@ def apply(fsm: FSM[object], number: int, command: bytes) -> str:
     """Apply a command; return its answer as text. A refusal is an answer; other exceptions pass, as they would stop a
     node, with a note of the command.
     """
-    return plain(answered(fsm, number, command))
+    answer = answered(fsm, number, command)
+    text = plain(answer)
+    called = call_of(fsm, command) if isinstance(answer, bytes) else None
+    if called is None:
+        return text
+    try:
+        return f"{plain(called[0].answer(answer))} (encoded: {text})"  # type: ignore[arg-type]  # it is bytes
+    except RequestFailed as error:
+        return f"{error} (encoded: {text})"
+
+
+def call_of(fsm: FSM[object], data: bytes) -> tuple[CommandMethod[Any, ..., object], dict[str, object]] | None:
+    """The command of a typed machine that these bytes call, with its arguments; None for other bytes and machines."""
+    if not isinstance(fsm, Machine):
+        return None
+    try:
+        name, arguments = fsm._read(data)
+        command = fsm._plan.commands[name]
+        return command, command.signature.load(arguments)
+    except (Rejected, KeyError, msgspec.DecodeError):
+        return None
+
+
+def shown_command(fsm: FSM[object], data: bytes) -> str:
+    """A command for a message: the call, if it is one of a typed machine, and else the beginning of its bytes."""
+    called = call_of(fsm, data)
+    if called is None:
+        return repr(data[:SHOWN_BYTES])
+    arguments = ", ".join(f"{name}={plain(value)}" for name, value in called[1].items())
+    return f"{called[0].name}({arguments})"[:SHOWN_CALL]
 
 
 def answered(fsm: FSM[object], number: int, command: bytes) -> object:
@@ -122,7 +158,9 @@ def answered(fsm: FSM[object], number: int, command: bytes) -> object:
     except Rejected as refusal:
         return refusal
     except Exception as error:
-        note = f"command {number}, {command[:SHOWN_BYTES]!r}, raised this: nodes stop at it. To refuse, raise Rejected"
+        note = (
+            f"command {number}, {shown_command(fsm, command)}, raised this: nodes stop at it. To refuse, raise Rejected"
+        )
         if note not in getattr(error, "__notes__", ()):
             error.add_note(note)
         raise
@@ -130,10 +168,15 @@ def answered(fsm: FSM[object], number: int, command: bytes) -> object:
 
 def record(fsm: FSM[object], commands: Iterable[bytes]) -> list[Record]:
     """Apply all commands, and record the state after each."""
-    return [
-        Record(apply(fsm, number, command), state_digest(fsm), own_digest(fsm))
-        for number, command in enumerate(commands, 1)
-    ]
+    records: list[Record] = []
+    for number, command in enumerate(commands, 1):
+        answer = apply(fsm, number, command)
+        try:
+            records.append(Record(answer, state_digest(fsm), own_digest(fsm)))
+        except Exception as error:
+            error.add_note(f"it was after command {number}, {shown_command(fsm, command)}")
+            raise
+    return records
 
 
 def snapshot_bytes(fsm: FSM[object]) -> bytes:
