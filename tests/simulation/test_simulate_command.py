@@ -57,7 +57,7 @@ def test_simulate_that_a_signal_ends_leaves_no_process() -> None:
             while len(found := children(program.pid)) < 3:  # two for the seeds, and one of `multiprocessing`
                 assert program.poll() is None
                 assert time.monotonic() < end_s, f"it has the processes {found}"
-                time.sleep(0.02)
+                time.sleep(0.02)  # a poll of a child process
             program.send_signal(signal.SIGTERM)
             output, _ = program.communicate(timeout=DEADLINE_S)
         finally:
@@ -66,4 +66,4 @@ def test_simulate_that_a_signal_ends_leaves_no_process() -> None:
     assert output.startswith("interrupted, of 100000 seeds:")
     while living := list(filter(is_alive, found)):
         assert time.monotonic() < end_s + DEADLINE_S, f"the processes {living} are left"
-        time.sleep(0.02)
+        time.sleep(0.02)  # a poll of a child process

@@ -152,9 +152,9 @@ class Growing(Lists):
 
 
 def test_check_fsm_finds_a_read_that_changes_the_state() -> None:
-    check_fsm(Growing, FEW, processes=False, reads=[Growing.names])  # type: ignore[list-item]
+    check_fsm(Growing, FEW, processes=False, reads=[Growing.names])
     with pytest.raises(FSMProblem, match=r"a read changed the state \(.*lambda>\)") as found:
-        check_fsm(Growing, FEW, processes=False, reads=[lambda machine: machine.count("zoe")])  # type: ignore[attr-defined]
+        check_fsm(Growing, FEW, processes=False, reads=[lambda machine: machine.count("zoe")])
     assert found.value.index == 0
 
 
@@ -252,7 +252,7 @@ class Deferred(Lists):
 
 def test_check_fsm_of_what_a_node_refuses_says_why() -> None:
     with pytest.raises(TypeError, match=r"has no method 'apply'"):
-        check_fsm(dict, FEW)  # type: ignore[arg-type]
+        check_fsm(dict, FEW)  # type: ignore[type-var]
     with pytest.raises(TypeError, match=r"Deferred.apply is `async def`"):
         check_fsm(Deferred, FEW)
     with pytest.raises(StorageError, match=r"NoView.snapshot returned a bytes: it must return an object with"):

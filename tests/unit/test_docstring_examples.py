@@ -39,7 +39,7 @@ from tests.helpers.ports import free_block
 SILENT = {
     "Raft.membership", "Raft.stats", "Raft.timings", "Raft.peers", "Raft.upgrade_status", "AsyncClient.close",
     "AsyncClient.transaction",
-    "KvServer.close", "KvServer.drain", "RaftCluster.close", "RaftCluster.heal", "RaftCluster.slow_disk",
+    "KvServer.close", "KvServer.drain", "RaftCluster.close",
 }  # fmt: skip
 """Methods that raise nothing of their own."""
 

@@ -43,6 +43,8 @@ class ProcessCluster:
     clients may run in others.
     """
 
+    _closed = False
+
     def __init__(self, directory: str, *, nodes: int = 3) -> None:
         """`directory` gets the data and the logs.
 
@@ -65,7 +67,6 @@ class ProcessCluster:
             for at, name in enumerate(names)
         ]
         self._clients: list[Client] = []
-        self._closed = False
         try:
             for node in self._nodes:
                 node.start()

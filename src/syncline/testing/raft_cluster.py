@@ -327,6 +327,9 @@ class RaftCluster(Generic[M_co]):
             cluster.heal()
 
         A node that has crashed stays down.
+
+        Raises:
+            UsageError: the cluster was closed.
         """
         self._check_usable()
         self._cluster.heal()

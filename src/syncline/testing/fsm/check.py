@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, TypeVar, cast
 
 from syncline.errors import Rejected, RequestFailed, UsageError
 from syncline.node.fsm import FSM, BatchingFSM, DurableFSM
@@ -45,6 +45,8 @@ from syncline.testing.fsm.run import (
     snapshot_bytes,
     state_digest,
 )
+
+M = TypeVar("M", bound=FSM[object])
 
 __all__ = ["HASH_SEEDS", "FSMProblem", "check_fsm"]
 
@@ -93,10 +95,10 @@ class _Commands(list[bytes]):
 
 
 def check_fsm(
-    machine: MakeFSM,
+    machine: Callable[[], M],
     commands: Iterable[bytes],
     *,
-    reads: Iterable[Look] = (),
+    reads: Iterable[Callable[[M], object]] = (),
     hash_seeds: Sequence[int] = HASH_SEEDS,
     processes: bool = True,
 ) -> None:
@@ -132,7 +134,7 @@ def check_fsm(
     check_maker(machine)
     check_commands(commands)
     first = made(machine)
-    looks = reads_of(first, reads)
+    looks = reads_of(first, cast("Iterable[Look]", reads))  # of machines that `machine` has made
     commands = _Commands(map(check_command, commands), first)
     expected = record(made(machine), commands)
     _check_determinism(machine, commands, expected)
