@@ -21,7 +21,7 @@ from syncline.platform.disk import OsDisk
 from tests.helpers.command import syncline
 from tests.helpers.http_server import refused_url
 from tests.helpers.site_server import site_in_thread
-from tests.unit.test_backup_places import CLUSTER, names, stop_after
+from tests.unit.test_backup_places import CLUSTER, names
 from tests.unit.test_backups import filled
 
 NOW = datetime(2026, 11, 29, 12, 0, tzinfo=UTC)
@@ -152,8 +152,7 @@ def test_schedule_removes_the_parts_of_killed_commands(tmp_path: Path) -> None:
     part.write_text("")
     with site_in_thread() as server:
         filled(server.backend.machine)
-        stop_after(tmp_path, 1)
-        ran = syncline("backup", "schedule", str(tmp_path), "--every", "1h", endpoints=server.url)
+        ran = syncline("backup", "schedule", str(tmp_path), "--once", endpoints=server.url)
     assert ran.status == 0, ran
     assert not part.exists()
 
