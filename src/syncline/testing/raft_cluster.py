@@ -243,7 +243,7 @@ class RaftCluster(Generic[M_co]):
         Raises:
             UsageError: there is no such node.
         """
-        self._check_usable()
+        self._check_open()
         unknown = {name for group in groups for name in group} - set(self.nodes)
         if unknown:
             raise UsageError(f"there is no node {min(unknown)!r} among {', '.join(self.nodes)}")
@@ -269,7 +269,7 @@ class RaftCluster(Generic[M_co]):
         Raises:
             UsageError: it is down already, or there is no such node.
         """
-        self._check_usable()
+        self._check_open()
         server = self._cluster.server(node)
         if not server.up:
             raise UsageError(f"{node} {server.condition.value}: it can't be killed")
@@ -301,7 +301,7 @@ class RaftCluster(Generic[M_co]):
         Raises:
             UsageError: it is down, or there is no such node.
         """
-        self._check_usable()
+        self._check_open()
         server = self._cluster.server(node)
         if not server.up:
             raise UsageError(f"{node} {server.condition.value}: it can't be paused")
@@ -317,7 +317,7 @@ class RaftCluster(Generic[M_co]):
         Raises:
             UsageError: there is no such node.
         """
-        self._check_usable()
+        self._check_open()
         self._cluster.server(node)
         self._cluster.delays[node] = _constant(sync_s)
 
@@ -331,7 +331,7 @@ class RaftCluster(Generic[M_co]):
         Raises:
             UsageError: the cluster was closed.
         """
-        self._check_usable()
+        self._check_open()
         self._cluster.heal()
         self._cluster.delays.clear()
         for server in self._cluster.servers.values():
@@ -380,9 +380,12 @@ class RaftCluster(Generic[M_co]):
             raise self._errors.pop()
         return result
 
-    def _check_usable(self) -> None:
+    def _check_open(self) -> None:
         if self._loop.is_closed():
             raise UsageError("this cluster was closed: make another one")
+
+    def _check_usable(self) -> None:
+        self._check_open()
         if self._loop.is_running():
             raise UsageError("a function that the cluster calls can't call the cluster: do that before or after it")
         check_no_loop("RaftCluster")
