@@ -220,6 +220,8 @@ def test_check_fsm_checks_queries_of_a_machine() -> None:
 def test_check_fsm_refuses_a_read_that_is_no_function() -> None:
     with pytest.raises(TypeError, match="reads must be functions of the machine, not str: 'count'"):
         check_fsm(Lists, FEW, reads=["count"])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="reads must be a list of functions of the machine, not function"):
+        check_fsm(Lists, FEW, reads=lambda lists: lists)  # type: ignore[arg-type]
 
 
 # -- what is no state machine -----------------------------------------------------------------------------------------

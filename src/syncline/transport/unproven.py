@@ -30,7 +30,7 @@ class Unproven(Generic[Item]):
         return item in self._sources
 
     def add(self, item: Item, source: str) -> Item | None:
-        """Take a new connection of `source`; return the one that must be closed for it, or None."""
+        """Add a new connection of `source`. Return the one to close in its place; None if there was room."""
         displaced: Item | None = None
         same = [other for other, known in self._sources.items() if known == source]  # at most `most` are looked at
         if len(same) >= self._most_per_source:

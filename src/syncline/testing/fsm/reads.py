@@ -42,6 +42,8 @@ class NamedRead(msgspec.Struct, frozen=True):
 def reads_of(fsm: FSM[object], given: Iterable[Look]) -> list[NamedRead]:
     """The reads that the test gives, and the queries of a `Machine` that need no argument."""
     reads: list[NamedRead] = []
+    if not isinstance(given, Iterable):
+        raise TypeError(f"reads must be a list of functions of the machine, not {type(given).__name__}")
     for look in given:
         if not callable(look):
             raise TypeError(f"reads must be functions of the machine, not {type(look).__name__}: {look!r}")
